@@ -41,7 +41,9 @@ class RuleContext(Protocol):
     def op(self, op_type: str, *inputs: Name | None, **attributes: Any) -> Name:
         """Emit a node with one output and return the output's name. None marks an absent input."""
 
-    def ops(self, op_type: str, *inputs: Name | None, outputs: int, **attributes: Any) -> tuple[Name, ...]:
+    def ops(
+        self, op_type: str, *inputs: Name | None, outputs: int, **attributes: Any
+    ) -> tuple[Name, ...]:
         """Emit a node with several outputs."""
 
     def const(self, value: NDArray[Any]) -> Name:

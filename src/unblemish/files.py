@@ -17,7 +17,8 @@ from unblemish.errors import SourceError
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary neighbour of `path` for writing; move it into place on success.
 
-    Raises: SourceError where the folder cannot be written or the disk is full; `path` is then as before.
+    Raises: SourceError where the folder cannot be written or the disk is full; `path` is then
+    as before.
     """
     temporary: str | None = None
     try:
@@ -33,7 +34,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         temporary = None
     except OSError as error:
         raise SourceError(
-            f"cannot write {path}: {error.strerror or error}. Check the disk space and the folder's permissions."
+            f"cannot write {path}: {error.strerror or error}. "
+            "Check the disk space and the folder's permissions."
         ) from error
     finally:
         if temporary is not None:
@@ -50,7 +52,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file, read in blocks."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+        return (
+            hashlib.file_digest(stream, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(stream)
+        )
 
 
 def _digest(stream: IO[bytes]) -> str:  # Python 3.10

@@ -75,7 +75,7 @@ class Preprocess(_Record):
 
 
 class RgiSettings(_Record):
-    """The solver's settings; `lam` is per element of the *mean*-scaled objective in model intensity squared."""
+    """The solver's settings; `lam` is in model intensity squared, for the mean-scaled objective."""
 
     loss: Literal["l2", "l1"] = "l2"
     mask: Literal["shared", "element"] = "shared"
@@ -87,7 +87,9 @@ class RgiSettings(_Record):
     discriminator_weight: float = Field(0.0, ge=0)
     feature_weight: float = Field(0.0, ge=0)
     latent_weight: float = Field(0.0, ge=0, description="weight of mean z^2")
-    finetune_steps: int = Field(0, ge=0, description="R-RGI: steps with the weights free; 0 is plain RGI")
+    finetune_steps: int = Field(
+        0, ge=0, description="R-RGI: steps with the weights free; 0 is plain RGI"
+    )
     finetune_lr: Positive = 1e-5
 
 
@@ -124,10 +126,14 @@ class Manifest(_Record):
     method: Literal["rgi"] = "rgi"
     model: Model
     graphs: dict[GraphRole, Graph]
-    finetune_weights: str | None = Field(None, description="npz of the initial weights, R-RGI without torch")
+    finetune_weights: str | None = Field(
+        None, description="npz of the initial weights, R-RGI without torch"
+    )
     preprocess: Preprocess
     rgi: RgiSettings = RgiSettings()
     calibration: Calibration | None = None
     millimetres_per_pixel: Positive | None = None
-    parity: dict[str, float] = Field(default_factory=dict, description="largest differences seen at export")
+    parity: dict[str, float] = Field(
+        default_factory=dict, description="largest differences seen at export"
+    )
     files: dict[str, FileRecord]

@@ -44,11 +44,13 @@ class Bundle:
         for name, record in self.manifest.files.items():
             path = self._inside(name)
             if not path.is_file():
-                raise BundleError(f"bundle {self.path}: file '{name}' is missing. Copy the whole folder again.")
+                raise BundleError(
+                    f"bundle {self.path}: file '{name}' is missing. Copy the whole folder again."
+                )
             if path.stat().st_size != record.bytes or sha256_of(path) != record.sha256:
                 raise BundleError(
-                    f"bundle {self.path}: file '{name}' differs from the manifest (truncated or changed). "
-                    "Copy or export the bundle again."
+                    f"bundle {self.path}: file '{name}' differs from the manifest "
+                    "(truncated or changed). Copy or export the bundle again."
                 )
 
     def graph(self, role: GraphRole) -> Path:
@@ -56,19 +58,26 @@ class Bundle:
         graph = self.manifest.graphs.get(role)
         if graph is None:
             have = ", ".join(sorted(self.manifest.graphs))
-            raise BundleError(f"bundle {self.path} has no '{role}' graph (it has: {have}). Export it again with that part.")
+            raise BundleError(
+                f"bundle {self.path} has no '{role}' graph (it has: {have}). "
+                "Export it again with that part."
+            )
         return self.file(graph.file)
 
     def file(self, name: str) -> Path:
         """Path of a recorded file. Raises BundleError where the manifest does not vouch for it."""
         if name not in self.manifest.files:
-            raise BundleError(f"bundle {self.path}: '{name}' has no record in the manifest, so it is not loaded.")
+            raise BundleError(
+                f"bundle {self.path}: '{name}' has no record in the manifest, so it is not loaded."
+            )
         return self._inside(name)
 
     def _inside(self, name: str) -> Path:
         path = self.path / name
         if os.path.isabs(name) or ".." in Path(name).parts:
-            raise BundleError(f"bundle {self.path}: the manifest names '{name}', which lies outside the folder.")
+            raise BundleError(
+                f"bundle {self.path}: the manifest names '{name}', which lies outside the folder."
+            )
         return path
 
 
@@ -76,7 +85,10 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         what = "is not a folder" if not folder.is_dir() else f"has no {MANIFEST}"
-        raise BundleError(f"{folder} {what}, so it is no bundle. Make one with: unblemish export CKPT --out NAME.bundle")
+        raise BundleError(
+            f"{folder} {what}, so it is no bundle. "
+            "Make one with: unblemish export CKPT --out NAME.bundle"
+        )
     try:
         text = path.read_text("utf-8")
         return Manifest.model_validate_json(text)
@@ -99,20 +111,27 @@ def _explain(text: str, error: ValidationError) -> str:
             )
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "top level"
-    return f"{MANIFEST} is not valid at '{where}': {first['msg']}. It was damaged or not written by unblemish."
+    return (
+        f"{MANIFEST} is not valid at '{where}': {first['msg']}. "
+        "It was damaged or not written by unblemish."
+    )
 
 
-def write_bundle(path: str | os.PathLike[str], files: Mapping[str, bytes | Path], manifest: Mapping[str, Any]) -> Bundle:
-    """Write a new bundle atomically: the folder appears whole or not at all; an old one is replaced last.
+def write_bundle(
+    path: str | os.PathLike[str], files: Mapping[str, bytes | Path], manifest: Mapping[str, Any]
+) -> Bundle:
+    """Write a bundle atomically: the folder appears whole or not at all; an old one goes last.
 
     Args:
         files: name inside the bundle -> content, or a file to copy.
         manifest: fields of `Manifest` without `files`, which is computed here.
-    Raises: BundleError where `path` is something else than a bundle or empty folder, or cannot be written.
+    Raises: BundleError where `path` is no bundle and no empty folder, or cannot be written.
     """
     target = Path(path)
     if target.exists() and not _replaceable(target):
-        raise BundleError(f"{target} exists and is no bundle; nothing was written. Choose another --out.")
+        raise BundleError(
+            f"{target} exists and is no bundle; nothing was written. Choose another --out."
+        )
     work: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,26 +143,28 @@ def write_bundle(path: str | os.PathLike[str], files: Mapping[str, bytes | Path]
         _swap(work, target)
         work = None
     except OSError as error:
-        raise BundleError(f"cannot write bundle {target}: {error.strerror or error}. Nothing was changed.") from error
+        raise BundleError(
+            f"cannot write bundle {target}: {error.strerror or error}. Nothing was changed."
+        ) from error
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
     return Bundle(target, checked)
 
 
-def update_bundle(bundle: Bundle, *, files: Mapping[str, bytes | Path] | None = None, **changes: Any) -> Bundle:
-    """Replace manifest fields (and add or replace files), the manifest last and atomically.
+def update_bundle(
+    bundle: Bundle, *, files: Mapping[str, bytes | Path] | None = None, **changes: Any
+) -> Bundle:
+    """Change manifest fields, and add or replace files, atomically.
 
-    Replaced files get fresh names' worth of safety by being written before the manifest vouches for them.
-    Raises: BundleError as `write_bundle`.
+    Without `files` only the manifest is written anew; with them the whole folder is, since a
+    replaced file and its record cannot change in one step otherwise.
+    Raises: BundleError or SourceError where it cannot be written; the bundle is then as before.
     """
-    try:
-        records = dict(bundle.manifest.files)
-        for name, content in (files or {}).items():
-            records[name] = _place(bundle._inside(name), content)
-    except OSError as error:
-        raise BundleError(f"cannot write into {bundle.path}: {error.strerror or error}.") from error
-    fields = {**bundle.manifest.model_dump(), **changes, "files": records}
+    fields = {**bundle.manifest.model_dump(), **changes}
+    if files:
+        kept = {name: bundle.path / name for name in bundle.manifest.files if name not in files}
+        return write_bundle(bundle.path, {**kept, **files}, fields)
     manifest = Manifest.model_validate(fields)
     write_atomic(bundle.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     return Bundle(bundle.path, manifest)
