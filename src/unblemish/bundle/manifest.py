@@ -120,7 +120,7 @@ class FileRecord(_Record):
 class Manifest(_Record):
     """`manifest.json` of a bundle."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     created_by: str = Field(description="unblemish version that wrote it")
     method: Literal["rgi"] = "rgi"
