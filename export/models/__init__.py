@@ -1,1 +1,1 @@
-"""TODO."""
+"""Torch definitions of the trainable models, and loaders of known checkpoints."""
