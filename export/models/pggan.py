@@ -52,8 +52,8 @@ class PgganSettings:
         widths = tuple(self.widths) or standard
         if len(widths) != len(standard) or self.channels < 1 or self.latent < 1:
             raise ConfigError(
-                f"a PGGAN of {self.size} pixels needs {len(standard)} widths, and positive channels "
-                f"and latent; found widths {widths}, channels {self.channels}, latent {self.latent}."
+                f"a PGGAN of {self.size} pixels needs {len(standard)} widths, and positive "
+                f"channels and latent; found {widths}, channels {self.channels}, latent {self.latent}."
             )
         object.__setattr__(self, "widths", widths)
 
@@ -203,7 +203,7 @@ class Discriminator(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> Discriminator:
-        """An equal discriminator of independent images for export: constants folded, no deviation."""
+        """An equal discriminator of independent images for export, without the deviation."""
         result = _folded(self)
         if result.minibatch:
             first: nn.Conv2d = result.groupScaleZero[0].module  # type: ignore[assignment]
