@@ -1,4 +1,4 @@
-"""Images and videos on disk. Inside the package colour is always RGB, and grey has no channel axis."""
+"""Images and videos on disk. Inside the package colour is RGB, and grey has no channel axis."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FLAGS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 
 
 def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """List image files: a file stands for itself, a folder for the images in it, at any depth, sorted.
+    """List image files, sorted: a file is itself, a folder the images in it at any depth.
 
     Hidden files and folders are left out. A file that is named is kept whatever its suffix.
     Raises: SourceError where a path does not exist or a folder holds no image.
@@ -48,8 +48,8 @@ def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 def read_image(path: str | os.PathLike[str]) -> Image:
     """Read an image as it was taken: (H, W) grey or (H, W, 3) RGB; uint8, uint16 or float32.
 
-    The EXIF orientation is applied, an alpha channel is dropped, a palette becomes colour. The array
-    belongs to the caller.
+    The EXIF orientation is applied, an alpha channel is dropped, a palette becomes colour. The
+    caller owns the array.
     Raises: SourceError where the file is missing, unreadable, empty, truncated, damaged, no image,
     of a pixel type other than the three, or has pixels that are not finite.
     """
@@ -76,7 +76,7 @@ def write_image(path: str | os.PathLike[str], image: Image) -> None:
 
 
 def encode_image(image: Image, suffix: str = ".png") -> bytes:
-    """Return the file content of `image` in the format of `suffix`. Arguments as in `write_image`."""
+    """Return the file content of `image` in the format of `suffix`; see `write_image`."""
     pixels = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
     if np.issubdtype(pixels.dtype, np.floating) and suffix.lower() not in {".tif", ".tiff"}:
         raise SourceError(f"floating-point pixels need a .tiff file; '{suffix}' was asked for.")
@@ -141,12 +141,12 @@ def _existing(path: Path) -> Path:
 
 def _decode(content: bytes) -> Image | None:
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), _FLAGS)
+        image: Image | None = cv2.imdecode(np.frombuffer(content, np.uint8), _FLAGS)
     except cv2.error:  # more pixels than OpenCV's limit, or a header that contradicts itself
         return None
-    if image is not None and image.ndim == 3:
-        image = image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    return image
+    if image is None or image.ndim == 2:
+        return image
+    return image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _checked(path: Path, image: Image | None) -> Image:

@@ -3,8 +3,9 @@
 A command file imports nothing but typer (and the standard library) at its top, so that `--help` is
 quick; the heavy imports stand inside functions. A command reports its outcome by `typer.Exit`:
 
-    0  done, and for `inspect`: no defects    2    an error, or wrong usage
-    1  `inspect` found defects                130  interrupted    141  the reader of a pipe went away
+    0  done, and for `inspect`: no defects      130  interrupted
+    1  `inspect` found defects                  141  the reader of a pipe went away
+    2  an error, or wrong usage
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ DEBUG = "UNBLEMISH_DEBUG"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (default: those of the process) and return the exit code."""
+    """Run the command line on `arguments` (default: the process's) and return the exit code."""
     # Damaged images are reported once, by us: OpenCV's own log lines would only repeat it.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     try:
@@ -44,7 +45,7 @@ def create_app() -> typer.Typer:
     """Build the application with every command."""
     app = typer.Typer(
         name="unblemish",
-        help="Find what does not belong: pixel-accurate defect masks, learned from normal images only.",
+        help="Find what does not belong: pixel-accurate defect masks, learned from normals only.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
