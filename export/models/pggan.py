@@ -53,7 +53,7 @@ class PgganSettings:
         if len(widths) != len(standard) or self.channels < 1 or self.latent < 1:
             raise ConfigError(
                 f"a PGGAN of {self.size} pixels needs {len(standard)} widths, and positive "
-                f"channels and latent; found {widths}, channels {self.channels}, latent {self.latent}."
+                f"channels and latent; found {widths}, {self.channels} and {self.latent}."
             )
         object.__setattr__(self, "widths", widths)
 
