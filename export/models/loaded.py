@@ -1,0 +1,54 @@
+"""A generator read from a checkpoint, ready for export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Networks in inference mode, folded, float32 on the CPU, without gradients.
+
+    Args:
+        kind: pggan, vae, burgess.
+        generator: z -> image.
+        latent: length of z.
+        size: image side in pixels.
+        channels: 1 or 3.
+        low: model intensity of black; `high` that of white.
+        encoder: image -> latent mean, where the model has one.
+        discriminator: image -> logit of independent images, where the model has one.
+        preprocess: geometry, scale and overlap the model was trained with.
+    """
+
+    kind: str
+    generator: nn.Module
+    latent: int
+    size: int
+    channels: int
+    low: float
+    high: float
+    encoder: nn.Module | None = None
+    discriminator: nn.Module | None = None
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+class MeanOf(nn.Module):
+    """An encoder reduced to the latent mean, the start value of a search."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: (batch, channels, size, size). Returns (batch, latent)."""
+        mean: Tensor = self.encoder(image)[0]
+        return mean
+
+
+def settle(network: nn.Module) -> nn.Module:
+    """Inference mode, float32, no gradients."""
+    return network.float().eval().requires_grad_(False)
