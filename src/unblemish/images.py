@@ -111,7 +111,7 @@ def video_frames(path: str | os.PathLike[str]) -> Iterator[Image]:
                 "The file is damaged, or its codec is unknown to this build of OpenCV."
             )
         while more:
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            yield cv2.cvtColor(np.asarray(frame), cv2.COLOR_BGR2RGB)
             more, frame = capture.read()
     finally:
         capture.release()
@@ -141,12 +141,13 @@ def _existing(path: Path) -> Path:
 
 def _decode(content: bytes) -> Image | None:
     try:
-        image: Image | None = cv2.imdecode(np.frombuffer(content, np.uint8), _FLAGS)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), _FLAGS)
     except cv2.error:  # more pixels than OpenCV's limit, or a header that contradicts itself
         return None
     if image is None or image.ndim == 2:
         return image
-    return image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    grey = image.shape[2] == 1
+    return image[..., 0] if grey else cv2.cvtColor(np.asarray(image), cv2.COLOR_BGR2RGB)
 
 
 def _checked(path: Path, image: Image | None) -> Image:

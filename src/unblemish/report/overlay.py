@@ -60,10 +60,11 @@ def draw_overlay(
     Returns: (k H, k W, 3) uint8 RGB, k the factor.
     """
     factor = max(1, -(-_SMALL_SIDE // max(frame.shape[:2])))
+    thickness = min(factor, 2)
     picture = _enlarge(to_display(frame), factor)
     if truth is not None:
-        picture[_outline(_enlarge(truth.astype(np.uint8), factor))] = TRUTH
-    picture[_outline(_enlarge(mask.astype(np.uint8), factor))] = OUTLINE
+        picture[_outline(_enlarge(truth.astype(np.uint8), factor), thickness)] = TRUTH
+    picture[_outline(_enlarge(mask.astype(np.uint8), factor), thickness)] = OUTLINE
     boxes = [_scaled(region.box, factor) for region in regions]
     taken: list[Box] = []
     for region, box in list(zip(regions, boxes, strict=True))[:_MOST_LABELS]:
@@ -114,10 +115,12 @@ def _enlarge(picture: Picture, factor: int) -> Picture:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _outline(mask: Picture) -> NDArray[np.bool_]:
-    # Four-neighbours: a line one pixel thick that touches the mask from outside.
-    grown = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
-    return np.logical_and(grown > 0, mask == 0)
+def _outline(mask: Picture, thickness: int) -> NDArray[np.bool_]:
+    # Four-neighbours: a line that touches the mask from outside and covers none of it.
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    grown = cv2.dilate(mask, cross, iterations=thickness)
+    ring: NDArray[np.bool_] = np.logical_and(grown > 0, mask == 0)
+    return ring
 
 
 def _scaled(box: Box, factor: int) -> Box:
