@@ -38,7 +38,9 @@ def largest_component(mask: Mask) -> Mask:
     return np.asarray(labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])))
 
 
-def _half_axes(height: int, width: int, area: float, rng: np.random.Generator) -> tuple[float, float]:
+def _half_axes(
+    height: int, width: int, area: float, rng: np.random.Generator
+) -> tuple[float, float]:
     """Half axes of an ellipse of `area`, of random elongation, that fits the frame."""
     stretch = np.exp(rng.uniform(-0.7, 0.7))
     radius = np.sqrt(area / np.pi)
@@ -47,7 +49,9 @@ def _half_axes(height: int, width: int, area: float, rng: np.random.Generator) -
     return float(np.clip(area / (np.pi * rx), 1.0, 0.45 * height)), rx
 
 
-def _relief(window: tuple[int, int], ry: float, rx: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def _relief(
+    window: tuple[int, int], ry: float, rx: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
     noise = rng.standard_normal((_GRID, _GRID)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), float(rng.uniform(2.5, 5.0)))
     smooth = (smooth - smooth.mean()) / smooth.std()

@@ -19,7 +19,9 @@ def white_of(frame: NDArray[Any]) -> float:
     Raises: ShapeError where the frame is not (H, W) or (H, W, C) of uint8, uint16 or a float type.
     """
     if frame.ndim not in (2, 3) or frame.size == 0:
-        raise ShapeError(f"a frame must be (H, W) or (H, W, C) and not empty; found shape {frame.shape}.")
+        raise ShapeError(
+            f"a frame must be (H, W) or (H, W, C) and not empty; found shape {frame.shape}."
+        )
     if frame.dtype == np.uint8 or frame.dtype == np.uint16:
         return float(np.iinfo(frame.dtype).max)
     if np.issubdtype(frame.dtype, np.floating):
@@ -40,7 +42,7 @@ def fill_colour(
     Raises: ConfigError where the fill is unknown.
     """
     if fill == "random":
-        return rng.uniform(0.0, white, pixels.shape[1])
+        return np.asarray(rng.uniform(0.0, white, pixels.shape[1]))
     if fill == "mean":
         return np.asarray(pixels.mean(axis=0))
     raise ConfigError(f"unknown defect fill '{fill}'; choose one of {', '.join(FILLS)}.")
@@ -55,9 +57,9 @@ def with_contrast(
 ) -> NDArray[np.float64]:
     """Paint `pixels` with `colour`, and move those that would stay too close to what they were.
 
-    A pixel is too close where no channel changes by `contrast`; it becomes its original plus or minus
-    `contrast` in every channel. The sign is that of colour minus mean pixel (random where they agree),
-    one for the whole defect, turned round where the pixel has no room on that side.
+    A pixel is too close where no channel changes by `contrast`; it becomes its original plus or
+    minus `contrast` in every channel. The sign is that of colour minus mean pixel (random where
+    they agree), one for the whole defect, turned round where the pixel has no room on that side.
 
     Args:
         pixels: original pixels, (n, C).

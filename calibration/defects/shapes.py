@@ -1,7 +1,7 @@
 """The four families of defect masks of seed 000, appendix F, drawn by our own generators.
 
-Every mask is boolean, without antialiasing. Lengths are shares of the frame's shorter side and areas
-are shares of the frame, so a defect looks the same at every resolution.
+Every mask is boolean, without antialiasing. Lengths are shares of the frame's shorter side and
+areas are shares of the frame, so a defect looks the same at every resolution.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 SMALLEST_SIDE = 16  # below, a "thin curve" and a "blob" are the same few pixels
-LARGE_AREA = 400 / 128**2  # seed 000, appendix F: 'mixed large' covers more than 400 px at 128 x 128
+LARGE_AREA = 400 / 128**2  # seed 000, appendix F: more than 400 px at 128 x 128
 _ATTEMPTS = 50
 
 
@@ -60,14 +60,16 @@ def _least_area(shape: Shape, height: int, width: int) -> float:
 
 
 def _scratch(height: int, width: int, rng: np.random.Generator) -> Mask:
-    """A curve whose heading turns at a slowly changing rate; constant width up to 1.2 % of the side."""
+    """A curve whose heading turns at a slowly changing rate; width up to 1.2 % of the side."""
     side = min(height, width)
     length = rng.uniform(0.25, 0.9) * side
     thickness = _whole(rng.uniform(1.0, max(1.0, min(0.012 * side, 0.07 * length))))
     steps = max(8, int(length / 2))
     turn = np.linspace(rng.normal(0, 1.2), rng.normal(0, 1.2), steps) / steps
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(turn)
-    points = np.cumsum(length / steps * np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0)
+    points = np.cumsum(
+        length / steps * np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0
+    )
     canvas = np.zeros((height, width), np.uint8)
     _polyline(canvas, _placed(points, height, width, rng), np.full(steps, thickness))
     return largest_component(canvas > 0)
@@ -90,18 +92,24 @@ def _crack(height: int, width: int, rng: np.random.Generator) -> Mask:
     return largest_component(canvas > 0)
 
 
-def _walk(length: float, heading: float, side: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def _walk(
+    length: float, heading: float, side: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
     """Points of a jagged walk from the origin: the heading jumps and returns to its drift."""
     step = max(1.5, 0.012 * side)
     count = max(3, round(length / step))
     drift = heading + np.cumsum(rng.normal(0, 0.12, count))
     angles = drift + rng.normal(0, 0.55, count)
-    steps = step * rng.uniform(0.5, 1.5, count)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    steps = (
+        step
+        * rng.uniform(0.5, 1.5, count)[:, None]
+        * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    )
     return np.vstack([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
 
 
 def _wandering_width(count: int, widest: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Integer widths between 1 and `widest` that follow a smooth random course and taper at the end."""
+    """Integer widths from 1 to `widest` that follow a smooth random course and taper off."""
     knots = rng.uniform(0.15, 1.0, max(2, count // 6))
     course = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(knots)), knots)
     taper = np.minimum(1.0, 2.5 * (1 - np.linspace(0, 1, count)))
@@ -122,18 +130,24 @@ def _mixed_large(height: int, width: int, rng: np.random.Generator) -> Mask:
     return mask
 
 
-def _placed(points: NDArray[np.float64], height: int, width: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def _placed(
+    points: NDArray[np.float64], height: int, width: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
     """Move a curve (x, y) so that it lies inside the frame; where it cannot, its middle does."""
     low, high = points.min(axis=0), points.max(axis=0)
     room = np.array([width - 3, height - 3]) - (high - low)
     offset = 1 + np.where(room > 0, rng.uniform(0, 1, 2) * room, room / 2)
-    return points - low + offset
+    return np.asarray(points - low + offset)
 
 
-def _polyline(canvas: NDArray[np.uint8], points: NDArray[np.float64], widths: NDArray[np.int64]) -> None:
+def _polyline(
+    canvas: NDArray[np.uint8], points: NDArray[np.float64], widths: NDArray[np.int64]
+) -> None:
     corners = np.rint(points).astype(int)
     for start, end, thickness in zip(corners[:-1], corners[1:], widths[1:], strict=True):
-        cv2.line(canvas, tuple(map(int, start)), tuple(map(int, end)), 255, int(thickness), cv2.LINE_8)
+        cv2.line(
+            canvas, tuple(map(int, start)), tuple(map(int, end)), 255, int(thickness), cv2.LINE_8
+        )
 
 
 def _whole(value: float) -> int:
