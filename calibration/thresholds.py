@@ -24,7 +24,7 @@ class TailThreshold:
         value: an image is rejected where its score is larger.
         expected_rate: false-reject rate to be expected of new normal images.
         observed_rate: share of the given scores above `value`.
-        smallest_observable: 1 / (N + 1), the smallest rate that N scores show without extrapolation.
+        smallest_observable: 1 / (N + 1): smaller rates are extrapolated.
         method: 'quantile' of the scores, or 'tail': an exponential fitted to the largest tenth.
     """
 
@@ -40,8 +40,8 @@ def reject_threshold(scores: NDArray[np.floating[Any]], rate: float) -> TailThre
 
     Where `rate` is at least the share of the tail (a tenth), the threshold is the order statistic
     ceil((1 - rate)(N + 1)), which new scores of the same distribution exceed with probability
-    <= rate. Below, with u the (k+1)-th largest score, b the mean excess of the k scores above it, and
-    an exponential tail of unknown scale, the predictive tail is
+    <= rate. Below, with u the (k+1)-th largest score, b the mean excess of the k scores above it,
+    and an exponential tail of unknown scale, the predictive tail is
 
         P(new score > u + t) = k / N (1 + t / (k b))^-k  =  rate,
 

@@ -35,31 +35,38 @@ def paste_defect(
     shape: Shape,
     fill: Fill,
     contrast: float = 0.1,
+    white: float | None = None,
 ) -> SyntheticDefect:
     """Paste one random defect: x = (1 - m) n + m a, with a at least `contrast` away from n.
 
     Args:
-        frame: n, (H, W) or (H, W, C), uint8, uint16 or floating in [0, 1]; not changed.
+        frame: n, (H, W) or (H, W, C), uint8, uint16 or floating in [0, 1]; not changed. With C = 2
+            or 4 the last channel is alpha, and stays.
         rng: the only source of randomness: the same state gives the same defect.
         shape: family of the mask m, see `draw_shape`.
         fill: colour a, 'random' or 'mean', see `fill_colour`.
         contrast: smallest change in at least one channel, as a share of white, in (0, 0.45].
+        white: intensity of white, where it is not 255, 65535 or 1 (12 bits in uint16: 4095).
     Returns: a new image of the frame's shape and dtype, with the exact mask.
     Raises: ShapeError for other frames; ConfigError for an unknown shape or fill, a frame below
         16 x 16 px, or a contrast outside its range.
     Source: seed 003, eq. 16; seed 000, appendix F.
     """
-    white = white_of(frame)
+    level = white_of(frame) if white is None else white
     if not 0 < contrast <= 0.45:
         raise ConfigError(f"contrast must be in (0, 0.45], as a share of white; found {contrast}.")
     mask = draw_shape(shape, frame.shape[0], frame.shape[1], rng)
     image = np.array(frame)
-    pixels = frame[mask].reshape(int(mask.sum()), -1).astype(np.float64)
-    colour = fill_colour(fill, pixels, white, rng)
+    planes = image[:, :, None] if image.ndim == 2 else image
+    colours = slice(0, 1 if planes.shape[2] < 3 else 3)
+    pixels = planes[mask][:, colours].astype(np.float64)
+    colour = fill_colour(fill, pixels, level, rng)
     whole = np.issubdtype(frame.dtype, np.integer)
     if whole:
         colour = np.rint(colour)
-    least = np.ceil(contrast * white) if whole else contrast * white
-    painted = with_contrast(colour, pixels, float(least), white, rng)
-    image[mask] = painted.reshape(frame[mask].shape).astype(frame.dtype)
+    least = np.ceil(contrast * level) if whole else contrast * level
+    painted = with_contrast(colour, pixels, float(least), level, rng)
+    covered = planes[mask]
+    covered[:, colours] = painted.astype(frame.dtype)
+    planes[mask] = covered
     return SyntheticDefect(image, mask, shape, fill)

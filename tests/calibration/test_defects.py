@@ -114,6 +114,21 @@ def test_mean_fill_is_the_mean_of_what_it_covers_where_that_contrasts(rng) -> No
         np.testing.assert_allclose(found.image[found.mask], covered, rtol=0, atol=1e-12)
 
 
+def test_paste_defect_leaves_alpha_alone(rng) -> None:
+    frame = rng.integers(0, 256, (40, 40, 4), dtype=np.uint8)
+    found = paste_defect(frame, rng, shape="irregular", fill="random")
+    np.testing.assert_array_equal(found.image[..., 3], frame[..., 3])
+    change = np.abs(found.image.astype(int) - frame.astype(int))[found.mask][:, :3]
+    assert change.max(axis=1).min() >= 26
+
+
+def test_paste_defect_stays_below_the_stated_white(rng) -> None:
+    frame = rng.integers(0, 4096, (40, 40), dtype=np.uint16)
+    for _ in range(10):
+        found = paste_defect(frame, rng, shape="irregular", fill="random", white=4095)
+        assert found.image.max() <= 4095
+
+
 @pytest.mark.parametrize("level", [0, 255])
 def test_contrast_turns_round_where_there_is_no_room(level, rng) -> None:
     frame = np.full((64, 64, 3), level, np.uint8)

@@ -227,7 +227,7 @@ def test_truth_is_found_in_the_mvtec_layout(tmp_path) -> None:
 
 def test_truth_says_what_is_missing_or_broken(tmp_path) -> None:
     image = tmp_path / "test" / "dent" / "007.jpg"
-    with pytest.raises(SourceError, match="no truth mask for .*007_mask.png"):
+    with pytest.raises(SourceError, match=r"no truth mask for .*007_mask\.png"):
         find_truth(tmp_path / "truth", image)
     broken = tmp_path / "truth" / "dent" / "007_mask.png"
     broken.parent.mkdir(parents=True)
