@@ -1,0 +1,173 @@
+#include "drivers.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "unblemish/norms.hpp"
+#include "unblemish/project_ball.hpp"
+
+namespace unblemish::cpu {
+namespace {
+
+constexpr std::size_t kBlock = 8192;  // elements of a row: the unit of work and of summation
+
+const Tiles& choose_tiles() {
+#if defined(UNBLEMISH_HAS_AVX512)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma"))
+    return avx512::tiles;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::tiles;
+#endif
+  return baseline::tiles;
+}
+
+// Where rows are cut: block k covers [start, start + count) of row k / per_row.
+struct Cut {
+  std::size_t length;
+  std::size_t per_row;
+
+  explicit Cut(std::size_t row_length) : length(row_length), per_row((row_length + kBlock - 1) / kBlock) {}
+  std::size_t row(std::size_t block) const { return block / per_row; }
+  std::size_t start(std::size_t block) const { return block % per_row * kBlock; }
+  std::size_t count(std::size_t block) const { return std::min(kBlock, length - start(block)); }
+};
+
+// Room for partial sums that grows to the largest job of a thread and is kept: no allocation in the loop.
+template <class T>
+T* workspace(std::size_t count) {
+  thread_local std::vector<T> room;
+  if (room.size() < count) room.resize(count);
+  return room.data();
+}
+
+double sum_in_order(const double* partial, std::size_t count) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < count; ++i) sum += partial[i];
+  return sum;
+}
+
+// Run tile(block) -> double over all rows, and reduce per row times `scale`.
+template <class Tile>
+void reduce_rows(Pool& pool, std::size_t rows, const Cut& cut, std::size_t bytes, const float* scale, double* out,
+                 const Tile& tile) {
+  double* partial = workspace<double>(rows * cut.per_row);
+  pool.for_each(rows * cut.per_row, bytes, [&](std::size_t block) { partial[block] = tile(block); });
+  for (std::size_t row = 0; row < rows; ++row)
+    out[row] = sum_in_order(partial + row * cut.per_row, cut.per_row) * (scale ? scale[row] : 1.0);
+}
+
+// With a mask of its own, every element is a one-channel pixel.
+ImageShape as_masked(ImageShape s, bool shared) {
+  return shared ? s : ImageShape{s.batch, 1, s.channels * s.plane};
+}
+
+std::size_t image_bytes(ImageShape s, std::size_t images) {
+  return sizeof(float) * s.batch * s.channels * s.plane * images;
+}
+
+}  // namespace
+
+const Tiles& best_tiles() {
+  static const Tiles& chosen = choose_tiles();
+  return chosen;
+}
+
+void rgi_closed_form(Pool& pool, const RgiArrays& a, ImageShape shape, bool shared, float* mask, float* cotangent) {
+  const ImageShape s = as_masked(shape, shared);
+  const Cut cut(s.plane);
+  const Tiles& tiles = best_tiles();
+  reduce_rows(pool, s.batch, cut, image_bytes(s, 4), a.scale, a.objective, [&](std::size_t block) {
+    const std::size_t b = cut.row(block), start = cut.start(block);
+    const std::size_t image = b * s.channels * s.plane + start, row = b * s.plane + start;
+    return tiles.rgi_closed_form({a.x + image, a.g + image, a.lam[b], a.scale[b], mask + row, cotangent + image},
+                                 {s.channels, s.plane, cut.count(block)});
+  });
+}
+
+void rgi_gradient(Pool& pool, const RgiArrays& a, ImageShape shape, bool shared, const float* mask,
+                  float* cotangent, float* mask_gradient) {
+  const ImageShape s = as_masked(shape, shared);
+  const Cut cut(s.plane);
+  const Tiles& tiles = best_tiles();
+  reduce_rows(pool, s.batch, cut, image_bytes(s, 5), a.scale, a.objective, [&](std::size_t block) {
+    const std::size_t b = cut.row(block), start = cut.start(block);
+    const std::size_t image = b * s.channels * s.plane + start, row = b * s.plane + start;
+    return tiles.rgi_gradient({a.x + image, a.g + image, mask + row, a.lam[b], a.scale[b], cotangent + image,
+                               mask_gradient + row},
+                              {s.channels, s.plane, cut.count(block)});
+  });
+}
+
+void residual(Pool& pool, Loss loss, const ResidualArrays& a, ImageShape shape, Weight weight) {
+  const ImageShape s = as_masked(shape, weight == Weight::shared);
+  const Cut cut(s.plane);
+  const auto tile = loss == Loss::l2 ? best_tiles().residual_l2 : best_tiles().residual_l1;
+  reduce_rows(pool, s.batch, cut, image_bytes(s, 4), a.scale, a.objective, [&](std::size_t block) {
+    const std::size_t b = cut.row(block), start = cut.start(block);
+    const std::size_t image = b * s.channels * s.plane + start, row = b * s.plane + start;
+    const float* w = weight == Weight::none ? nullptr : a.weight + row;
+    return tile({a.x + image, a.g + image, w, a.scale[b], a.cotangent + image},
+                {s.channels, s.plane, cut.count(block)});
+  });
+}
+
+void adam(Pool& pool, const AdamTile& a, const AdamStep& step, std::size_t count) {
+  const Cut cut(count);
+  const Tiles& tiles = best_tiles();
+  pool.for_each(cut.per_row, sizeof(float) * count * 7, [&](std::size_t block) {
+    const std::size_t i = cut.start(block);
+    tiles.adam({a.p + i, a.grad + i, a.m + i, a.v + i}, step, cut.count(block));
+  });
+}
+
+void project_ball(Pool& pool, float* p, const float* centre, const float* radius, std::size_t rows,
+                  std::size_t length) {
+  const Cut cut(length);
+  const Tiles& tiles = best_tiles();
+  // The partial sums of reduce_rows take the first part of the same room.
+  double* factor = workspace<double>(rows * cut.per_row + rows) + rows * cut.per_row;
+  const std::size_t bytes = sizeof(float) * rows * length * 2;
+  reduce_rows(pool, rows, cut, bytes, nullptr, factor, [&](std::size_t block) {
+    const std::size_t i = cut.row(block) * length + cut.start(block);
+    return tiles.squared_distance(p + i, centre ? centre + i : nullptr, cut.count(block));
+  });
+  for (std::size_t row = 0; row < rows; ++row) factor[row] = ball_factor(factor[row], radius[row]);
+  pool.for_each(rows * cut.per_row, bytes, [&](std::size_t block) {
+    const std::size_t i = cut.row(block) * length + cut.start(block);
+    const double f = factor[cut.row(block)];
+    if (f != 1.0) tiles.towards_centre(p + i, centre ? centre + i : nullptr, f, cut.count(block));
+  });
+}
+
+void norms(Pool& pool, const float* x, std::size_t rows, std::size_t length, double* squared, double* largest) {
+  const Cut cut(length);
+  const Tiles& tiles = best_tiles();
+  Norms* partial = workspace<Norms>(rows * cut.per_row);
+  pool.for_each(rows * cut.per_row, sizeof(float) * rows * length, [&](std::size_t block) {
+    partial[block] = tiles.norms(x + cut.row(block) * length + cut.start(block), cut.count(block));
+  });
+  for (std::size_t row = 0; row < rows; ++row) {
+    Norms total{0.0, 0.0f};
+    for (std::size_t k = row * cut.per_row; k < (row + 1) * cut.per_row; ++k) {
+      total.squared += partial[k].squared;
+      total.largest = larger(total.largest, partial[k].largest);
+    }
+    squared[row] = total.squared;
+    largest[row] = largest_or_nan(total.squared, total.largest);
+  }
+}
+
+bool all_finite(Pool& pool, const float* x, std::size_t count) {
+  const Cut cut(count);
+  const Tiles& tiles = best_tiles();
+  std::atomic<bool> finite{true};
+  pool.for_each(cut.per_row, sizeof(float) * count, [&](std::size_t block) {
+    if (!finite.load(std::memory_order_relaxed)) return;
+    if (!tiles.all_finite(x + cut.start(block), cut.count(block))) finite.store(false, std::memory_order_relaxed);
+  });
+  return finite.load();
+}
+
+}  // namespace unblemish::cpu
