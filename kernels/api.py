@@ -1,9 +1,15 @@
 """The `Kernels` protocol: everything between the network passes, on one device.
 
-All image arrays are float32, (batch, channels, height, width) = (B, C, H, W), C-contiguous, with any
-C >= 1. Outputs are given by the caller (`out` arrays, keyword only) and written in place: no method
-allocates. Per-item scalars are arrays of length B. Reductions are returned in float64 and are
-deterministic for a given thread count.
+All image arrays are float32, (batch, channels, height, width) = (B, C, H, W), C-contiguous, with
+any B, C, H, W >= 1. Outputs are given by the caller (`out` arrays, keyword only), are written in
+place and share memory with no other argument; the compiled kernels allocate nothing. Per-item
+scalars are float32 arrays of length B. Reductions are taken and returned in float64; those of the
+compiled kernels do not depend on the thread count.
+
+Every method raises ShapeError for a wrong shape, dtype, memory order, a read-only output or shared
+memory (an input that is not C-contiguous is refused: copying it would hide an allocation in the
+loop), and ConfigError for a setting out of range. NaN and infinity are no errors: they pass to the
+elements they touch and to the objective of their item.
 """
 
 from __future__ import annotations
@@ -20,8 +26,8 @@ Double = NDArray[np.float64]
 class Kernels(Protocol):
     """The operations a solver needs between two engine calls.
 
-    Implemented by `ReferenceKernels` (float64 NumPy inside, the oracle), `CpuKernels` (compiled C++)
-    and, on NVIDIA hardware, `CudaKernels`.
+    Implemented by `ReferenceKernels` (float64 NumPy inside, the oracle), `CpuKernels` (compiled
+    C++), `NumpyKernels` (where no compiler was) and, on NVIDIA hardware, `CudaKernels`.
     """
 
     name: str
@@ -50,10 +56,12 @@ class Kernels(Protocol):
             x: inspected image, (B, C, H, W).
             g: generated image, (B, C, H, W).
             lam: sparsity weight per item, (B,), > 0, unit: squared intensity.
-            scale: factor of objective and cotangent per item, (B,); 1 for sums, 1/(C H W) for means.
+            scale: factor of objective and cotangent per item, (B,); 1 for sums, 1/(C H W) for
+                means.
             mask: out, (B, 1, H, W) for a mask shared by the channels, (B, C, H, W) per element.
             cotangent: out, (B, C, H, W).
-            objective: out, (B,) float64, the profile loss.
+            objective: out, (B,) float64, the profile loss; NaN where a residual of the item is NaN
+                or infinite (its limit, lam, would hide that).
         Source: seed 000, eq. 3, section 3.3 and eq. 6 of appendix B.
         """
 
@@ -123,14 +131,19 @@ class Kernels(Protocol):
     ) -> None:
         """One Adam update of `p` in place (any shape), then projection on the box [lower, upper].
 
-        `step` counts from 1. m, v are updated in place. Matches torch.optim.Adam without weight decay.
+        `step` counts from 1. m, v are updated in place. Matches torch.optim.Adam without weight
+        decay.
         """
 
     def project_ball(self, p: Float, *, centre: Float | None, radius: Float) -> None:
-        """Project every row of `p` (B, n) in place on the l2 ball argmin_q ||q - p||, ||q - c|| <= radius[b]."""
+        """Project every row of `p` (B, n) in place on an l2 ball.
+
+        argmin_q ||q - p|| with ||q - c|| <= radius[b]: p inside, c + radius (p - c) / ||p - c||
+        outside. `centre`: (B, n), None for 0. `radius`: (B,), >= 0. A row with NaN turns NaN.
+        """
 
     def norms(self, x: Float, *, squared: Double, largest: Double) -> None:
-        """Per item of `x` (B, ...): sum of squares and largest magnitude; NaN where any element is NaN."""
+        """Per item of `x` (B, ...): sum of squares and largest magnitude; NaN where one is NaN."""
 
     def all_finite(self, x: Float) -> bool:
         """Whether every element of `x` (any shape) is finite."""

@@ -1,0 +1,64 @@
+from unblemish.kernels.api import Double, Float
+
+isa: str
+
+class Pool:
+    def __init__(self, threads: int) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    def rgi_closed_form(
+        self,
+        x: Float,
+        g: Float,
+        lam: Float,
+        scale: Float,
+        mask: Float,
+        cotangent: Float,
+        objective: Double,
+    ) -> None: ...
+    def rgi_gradient(
+        self,
+        x: Float,
+        g: Float,
+        mask: Float,
+        lam: Float,
+        scale: Float,
+        cotangent: Float,
+        mask_gradient: Float,
+        objective: Double,
+    ) -> None: ...
+    def residual_l2(
+        self,
+        x: Float,
+        g: Float,
+        scale: Float,
+        cotangent: Float,
+        objective: Double,
+        weight: Float | None,
+    ) -> None: ...
+    def residual_l1(
+        self,
+        x: Float,
+        g: Float,
+        scale: Float,
+        cotangent: Float,
+        objective: Double,
+        weight: Float | None,
+    ) -> None: ...
+    def adam(
+        self,
+        p: Float,
+        grad: Float,
+        m: Float,
+        v: Float,
+        step: int,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        lower: float,
+        upper: float,
+    ) -> None: ...
+    def project_ball(self, p: Float, centre: Float | None, radius: Float) -> None: ...
+    def norms(self, x: Float, squared: Double, largest: Double) -> None: ...
+    def all_finite(self, x: Float) -> bool: ...
