@@ -1,0 +1,188 @@
+"""The training loop: budget, checkpoints, signals. It knows no model."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unblemish.calibration.training.augment import augment
+from unblemish.calibration.training.dataset import Normals
+from unblemish.calibration.training.options import TrainOptions, same_run
+from unblemish.calibration.training.samples import write_grid
+from unblemish.calibration.training.trainer import Trainer
+from unblemish.errors import ModelError
+from unblemish.export.models.checkpoint import Checkpoint, save_checkpoint
+
+LR = 1e-3
+EXAMPLES = 32
+WARM_UP = 50  # updates
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. `share` of the budget done, `seconds` of training, `left` to go."""
+
+    step: int
+    share: float
+    seconds: float
+    left: float
+    loss: float
+
+
+@dataclass
+class Run:
+    """State of one run.
+
+    Args:
+        step: updates done; `seconds` of training time, earlier parts included.
+        losses: loss of every update of this part of the run.
+        stopped_by: name of the signal that ended it early.
+    """
+
+    options: TrainOptions
+    trainer: Trainer
+    normals: Normals
+    out: Path
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] | None = None
+    stopped_by: str | None = None
+    figures: dict[str, float] | None = None
+
+    def share(self) -> float:
+        """Share of the budget done, by updates or time, whichever is nearer its end."""
+        options = self.options
+        by_step = self.step / options.steps if options.steps else 0.0
+        by_time = self.seconds / (60 * options.minutes) if options.minutes else 0.0
+        return min(1.0, max(by_step, by_time))
+
+    def learning_rate(self) -> float:
+        """Rises over the first updates, then falls along a cosine to a twentieth."""
+        base = self.options.lr or LR
+        fall = 0.525 + 0.475 * math.cos(math.pi * self.share())
+        return base * fall * min(1.0, (self.step + 1) / WARM_UP)
+
+    def save(self) -> None:
+        """Evaluate, draw the sample grid and write the checkpoint, atomically.
+
+        Raises: ModelError where a weight is not finite; the old checkpoint then stays.
+        """
+        weights = self.trainer.weights()
+        if not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise _diverged(self, "a weight")
+        examples = torch.from_numpy(self.normals.examples(EXAMPLES))
+        self.figures = {
+            **self.trainer.evaluate(examples), "steps": float(self.step), "seconds": self.seconds
+        }  # fmt: skip
+        save_checkpoint(
+            self.out,
+            Checkpoint(
+                self.trainer.kind,
+                self.trainer.settings_plain(),
+                weights,
+                self.trainer.discriminator(),
+                self.normals.preprocess.model_dump(),
+                {
+                    "options": self.options.plain(),
+                    "step": self.step,
+                    "seconds": self.seconds,
+                    "bfloat16": self.trainer.bfloat16,
+                    "state": self.trainer.state(),
+                },
+                self.trainer.growth(),
+                self.figures,
+            ),
+        )
+        write_grid(self.out.with_suffix(".png"), self.trainer.preview(examples[:8]))
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint. Raises: ConfigError, ModelError where it is of another run."""
+        training: dict[str, Any] = checkpoint.training or {}
+        if "state" not in training:
+            raise ModelError(
+                f"{self.out} holds weights only, no state to resume from. Train to another --out."
+            )
+        same_run(self.options, training["options"])
+        self.trainer.restore(checkpoint.weights, training["state"])
+        self.step, self.seconds = int(training["step"]), float(training["seconds"])
+        self.trainer.bfloat16 = bool(training["bfloat16"])
+
+
+def run_loop(run: Run, report: Callable[[Progress], None] | None = None) -> None:
+    """Train until the budget is used or a signal asks to stop, then save.
+
+    Every update draws from generators seeded by (seed, step) alone: a resumed run repeats the
+    updates of an uninterrupted one.
+    Raises: ModelError where the loss is not finite; the last good checkpoint stays.
+    """
+    run.losses = []
+    saved = time.monotonic()
+    with _stop_on_signal(run):
+        while run.share() < 1.0 and run.stopped_by is None:
+            started = time.monotonic()
+            loss = _update(run)
+            run.losses.append(loss)
+            run.step += 1
+            run.seconds += time.monotonic() - started
+            if report is not None:
+                report(_progress(run, loss))
+            if time.monotonic() - saved > run.options.checkpoint_seconds:
+                run.save()
+                saved = time.monotonic()
+        run.save()
+
+
+def _update(run: Run) -> float:
+    rng = np.random.default_rng([run.options.seed, run.step])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    images = torch.from_numpy(run.normals.batch(run.options.batch, rng))
+    images = augment(images, run.options.augment, generator)
+    run.trainer.progress = run.share()
+    loss = run.trainer.step(images, generator, run.step, run.learning_rate())
+    if not math.isfinite(loss):
+        raise _diverged(run, "the loss")
+    return loss
+
+
+def _diverged(run: Run, what: str) -> ModelError:
+    kept = f"The last good checkpoint is kept in {run.out}." if run.out.is_file() else ""
+    rate = run.options.lr or LR
+    return ModelError(
+        f"training diverged at step {run.step}: {what} is not finite. {kept} "
+        f"Train again with a smaller --lr (now {rate:g})."
+    )
+
+
+def _progress(run: Run, loss: float) -> Progress:
+    share = run.share()
+    left = run.seconds * (1 - share) / share if share > 0 else math.inf
+    return Progress(run.step, share, run.seconds, left, loss)
+
+
+@contextmanager
+def _stop_on_signal(run: Run) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run after the update at hand; a second SIGINT interrupts it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        run.stopped_by = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

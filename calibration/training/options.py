@@ -1,0 +1,111 @@
+"""What a training run is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast, get_args
+
+from unblemish.errors import ConfigError
+
+Kind = Literal["vae", "pggan"]
+GeometryName = Literal["stretch", "letterbox", "tiles"]
+Precision = Literal["auto", "float32", "bfloat16"]
+AUGMENTATIONS = ("shift", "rotate", "brightness", "hflip", "vflip")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Settings of one run; what a resumed run may not change is checked by `same_run`.
+
+    Args:
+        model: vae, or pggan (progressive growing; wants a GPU).
+        size: model image side, pixels, power of two.
+        channels: 1, 3, or None to follow the first image.
+        latent: length of the latent vector; None for 256 (vae) or 512 (pggan).
+        width: vae: feature maps at full size; pggan: base of the width table; None for the default.
+        beta: vae: weight of the latent's divergence from the prior; 0 trains a plain autoencoder.
+        steps: updates; None where only `minutes` limits the run.
+        minutes: training time in all, earlier parts of a resumed run included.
+        batch: images per update.
+        lr: Adam's step size; None for 1e-3.
+        geometry: how frames become model images, as at inspection.
+        scale: tiles only: model pixels per native pixel.
+        augment: names out of `AUGMENTATIONS`; only what normal parts may vary in belongs here.
+        held_back: share of the images kept out of training, for the reconstruction figure.
+        seed: fixes initial weights, split, batches, augmentation and noise.
+        precision: auto measures both on this machine and takes the faster.
+        checkpoint_seconds: time between checkpoints.
+    """
+
+    model: Kind = "vae"
+    size: int = 128
+    channels: int | None = None
+    latent: int | None = None
+    width: int | None = None
+    beta: float = 1.0
+    steps: int | None = None
+    minutes: float | None = None
+    batch: int = 16
+    lr: float | None = None
+    geometry: GeometryName = "stretch"
+    scale: float = 1.0
+    augment: tuple[str, ...] = ("shift", "brightness")
+    held_back: float = 0.1
+    seed: int = 0
+    precision: Precision = "auto"
+    checkpoint_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        _choice("model", self.model, get_args(Kind))
+        _choice("geometry", self.geometry, get_args(GeometryName))
+        _choice("precision", self.precision, get_args(Precision))
+        for name in self.augment:
+            _choice("augment", name, AUGMENTATIONS)
+        if self.channels not in (None, 1, 3):
+            raise ConfigError(f"channels must be 1 (grey) or 3 (colour), not {self.channels}.")
+        for name in ("size", "latent", "width", "steps", "minutes", "batch", "lr", "scale"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be positive, not {value}.")
+        if self.steps is None and self.minutes is None:
+            raise ConfigError("say how long to train: --steps N, --minutes N, or both.")
+        if not 0 <= self.held_back < 0.9 or self.beta < 0:
+            raise ConfigError(
+                f"held_back must lie in [0, 0.9) and beta be >= 0; found {self.held_back} "
+                f"and {self.beta}."
+            )
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint."""
+        values = asdict(self)
+        values["augment"] = list(self.augment)
+        return values
+
+
+# A resumed run continues the same optimisation: these fix it. Length and checkpoints may change.
+_FIXED = (
+    "model", "size", "latent", "width", "beta", "batch", "lr", "geometry", "scale", "augment",
+    "held_back", "seed",
+)  # fmt: skip
+
+
+def same_run(options: TrainOptions, earlier: Mapping[str, Any]) -> None:
+    """Check that `options` continue the run that `earlier` (from `plain`) describes.
+
+    Raises: ConfigError naming the settings that differ.
+    """
+    now = options.plain()
+    different = [name for name in _FIXED if now[name] != earlier.get(name)]
+    if different:
+        listed = ", ".join(f"{n} was {earlier.get(n)}, now {now[n]}" for n in different)
+        raise ConfigError(
+            f"the checkpoint belongs to a run with other settings: {listed}. Resume with the "
+            "settings of the first run, or choose another --out."
+        )
+
+
+def _choice(name: str, value: str, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(cast("tuple[str, ...]", choices))
+        raise ConfigError(f"{name} must be one of {listed}; found '{value}'.")
