@@ -56,7 +56,7 @@ def rgi_gradient(
 def residual(
     where: str, x: Any, g: Any, scale: Any, *, cotangent: Any, objective: Any, weight: Any
 ) -> None:
-    """Check the arguments of residual_l2 or residual_l1, as named by `where`. Raises: ShapeError."""
+    """Check the arguments of residual_l2 or residual_l1, named by `where`. Raises: ShapeError."""
     shape = _image(where, x)
     _array(where, "g", g, shape)
     _per_item(where, shape[0], scale=scale)
