@@ -85,7 +85,8 @@ def prepare(frame: NDArray[Any], preprocess: Preprocess) -> Half:
     unit = to_channels(to_unit(frame), preprocess.channels)
     if preprocess.geometry != "tiles":
         geometry = Geometry(preprocess.model_copy(update={"low": 0.0, "high": 1.0}))
-        return geometry.unit_to_model(unit)[0].astype(np.float16)
+        fitted: Half = geometry.unit_to_model(unit)[0].astype(np.float16)
+        return fitted
     height, width = (max(round(extent * preprocess.scale), 1) for extent in unit.shape[:2])
     scaled = resize(unit, height, width)
     missing = [(0, max(preprocess.width - extent, 0)) for extent in (height, width)]

@@ -136,11 +136,11 @@ class PgganTrainer:
 
     def weights(self) -> dict[str, Tensor]:
         """The generator's moving average."""
-        return self.average.network.state_dict()
+        return dict(self.average.network.state_dict())
 
     def discriminator(self) -> dict[str, Tensor] | None:
         """The discriminator's weights."""
-        return self.critic.state_dict()
+        return dict(self.critic.state_dict())
 
     def growth(self) -> dict[str, float]:
         """Stage and fade."""

@@ -66,13 +66,14 @@ def train(
     from unblemish.calibration.training.imports import require_training
 
     names = tuple(n.strip() for n in augment.split(",") if n.strip() not in ("", "none"))
-    options: dict[str, Any] = dict(  # checked by TrainOptions, whatever was typed
-        model=model, size=size, channels=channels, latent=latent, width=width, beta=beta,
-        steps=steps, minutes=10.0 if steps is None and minutes is None else minutes, batch=batch,
-        lr=lr, geometry=geometry, scale=scale, augment=names, held_back=held_back, seed=seed,
-        precision=precision, checkpoint_seconds=checkpoint_seconds,
-    )  # fmt: skip
-    checked = TrainOptions(**options)
+    typed: dict[str, Any] = {  # checked by TrainOptions
+        "model": model, "size": size, "channels": channels, "latent": latent, "width": width,
+        "beta": beta, "steps": steps, "batch": batch, "lr": lr, "geometry": geometry,
+        "minutes": 10.0 if steps is None and minutes is None else minutes, "scale": scale,
+        "augment": names, "held_back": held_back, "seed": seed, "precision": precision,
+        "checkpoint_seconds": checkpoint_seconds,
+    }  # fmt: skip
+    checked = TrainOptions(**typed)
     require_training()
     from unblemish.calibration.training.run import train as run_training
 
