@@ -1,0 +1,183 @@
+"""Choose lambda and the smoothing by the Dice of synthetic defects, coarse to fine.
+
+A search per image and lambda is what costs; so every search serves all smoothings and thresholds,
+all lambdas start on few images, and only those that may still win get more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.calibration.defects import SyntheticDefect
+from unblemish.errors import CalibrationError
+
+ScoreOf = Callable[[NDArray[Any], float], NDArray[np.float32]]
+"""(frame, lambda) -> score map, (H, W) float32, unit: model intensity."""
+
+SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0)
+_LEVELS = 160
+_FIRST = 8  # images on which every lambda is tried: each shape with each fill once
+_STANDARD_ERRORS = 2.0  # a lambda is given up where it is worse than the best by more
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one lambda gave, at its own best smoothing and common threshold.
+
+    Args:
+        dice, spread: mean and standard deviation over `images` synthetic images.
+        threshold: score threshold common to all images, model intensity.
+    """
+
+    lam: float
+    dice: float
+    spread: float
+    sigma: float
+    threshold: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The lambda chosen and all that were tried, by increasing lambda."""
+
+    best: Trial
+    trials: tuple[Trial, ...]
+
+
+def lambda_grid(intensity_range: float, channels: int, points: int = 7) -> tuple[float, ...]:
+    """Coarse logarithmic grid of lambda.
+
+    A pixel enters the mask where 2 r^2 > lambda, r^2 summed over the channels: the grid runs from
+    residuals of 1 % to 100 % of the intensity range.
+    """
+    onset = np.logspace(-2, 0, points) * intensity_range
+    return tuple(float(value) for value in 2 * channels * onset**2)
+
+
+def score_levels(intensity_range: float, channels: int) -> NDArray[np.float64]:
+    """Thresholds tried: 160 from 0.1 % of the range to the largest residual, 5 % apart."""
+    top = 2 * intensity_range * np.sqrt(channels)
+    return np.asarray(np.geomspace(1e-3 * intensity_range, top, _LEVELS))
+
+
+def smoothed(score: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Gaussian-smooth a score map, reflecting at the border; sigma 0 returns it as it is."""
+    if sigma == 0:
+        return score
+    blurred = cv2.GaussianBlur(score, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(blurred, np.float32)
+
+
+def dice_curve(
+    score: NDArray[np.float32], truth: NDArray[np.bool_], levels: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Dice of the masks score > level, one per level (ascending)."""
+    bins = np.searchsorted(levels, score.ravel(), side="left")
+    inside = truth.ravel()
+    true = _above(bins[inside], levels.size)
+    found = _above(bins, levels.size)
+    return np.asarray(2 * true / (found + np.count_nonzero(inside)))
+
+
+def _above(bins: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Number of entries above level i: those whose bin is at least i + 1."""
+    return np.asarray(np.bincount(bins, minlength=count + 1)[::-1].cumsum()[::-1][1:])
+
+
+class Tuner:
+    """Dice curves of (lambda, image), computed once and kept: (sigmas, levels) float64 each."""
+
+    def __init__(
+        self,
+        samples: Sequence[SyntheticDefect],
+        score_of: ScoreOf,
+        levels: NDArray[np.float64],
+        *,
+        sigmas: Sequence[float] = SIGMAS,
+        progress: Callable[[int], None] = lambda searches: None,
+    ) -> None:
+        self.samples = samples
+        self.levels = levels
+        self.sigmas = tuple(sigmas)
+        self._score_of = score_of
+        self._progress = progress
+        self._curves: dict[float, list[NDArray[np.float64]]] = {}
+
+    def tune(self, grid: Sequence[float]) -> Tuning:
+        """Race the grid, then halve the distance to the best one's neighbours twice.
+
+        Raises: CalibrationError where no lambda finds anything.
+        """
+        best = self._race(sorted(grid))
+        step = (max(grid) / min(grid)) ** (1 / max(1, len(grid) - 1))
+        for exponent in (0.5, 0.25):
+            near = [best * step**-exponent, best, best * step**exponent]
+            best = self._race(near, first=min(len(self.samples), 2 * _FIRST))
+        trials = tuple(self.trial(lam) for lam in sorted(self._curves))
+        chosen = self.trial(best)
+        if chosen.dice <= 0:
+            raise CalibrationError(
+                "the bundle finds none of the synthetic defects at any lambda. "
+                "Check that the model was trained on such parts (unblemish show), and the images."
+            )
+        return Tuning(chosen, trials)
+
+    def trial(self, lam: float) -> Trial:
+        """Best common smoothing and threshold of one lambda over the images it has seen."""
+        curves = np.stack(self._curves[lam])
+        sigma, level = divmod(int(np.argmax(curves.mean(axis=0))), self.levels.size)
+        dices = curves[:, sigma, level]
+        return Trial(
+            lam,
+            float(dices.mean()),
+            float(dices.std()),
+            self.sigmas[sigma],
+            float(self.levels[level]),
+            len(dices),
+        )
+
+    def _race(self, lams: Sequence[float], first: int = _FIRST) -> float:
+        alive = list(lams)
+        count = min(first, len(self.samples))
+        while True:
+            for lam in alive:
+                self._extend(lam, count)
+            alive = self._survivors(alive, count)
+            if len(alive) == 1 or count == len(self.samples):
+                return max(alive, key=lambda lam: self._dices(lam, count).mean())
+            count = min(2 * count, len(self.samples))
+
+    def _survivors(self, lams: Sequence[float], count: int) -> list[float]:
+        """Those not worse than the best by more than two standard errors of the difference."""
+        dices = {lam: self._dices(lam, count) for lam in lams}
+        best = max(lams, key=lambda lam: dices[lam].mean())
+
+        def may_win(lam: float) -> bool:
+            gap = dices[best] - dices[lam]
+            return bool(gap.mean() <= _STANDARD_ERRORS * gap.std() / np.sqrt(count))
+
+        return [lam for lam in lams if lam == best or may_win(lam)]
+
+    def _dices(self, lam: float, count: int) -> NDArray[np.float64]:
+        curves = np.stack(self._curves[lam][:count])
+        at = int(np.argmax(curves.mean(axis=0)))
+        return np.asarray(curves.reshape(count, -1)[:, at])
+
+    def _extend(self, lam: float, count: int) -> None:
+        curves = self._curves.setdefault(lam, [])
+        for index in range(len(curves), count):
+            sample = self.samples[index]
+            score = self._score_of(sample.image, lam)
+            found = [
+                dice_curve(smoothed(score, sigma), sample.mask, self.levels)
+                for sigma in self.sigmas
+            ]
+            curves.append(np.stack(found))
+            self._progress(1)
