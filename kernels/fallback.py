@@ -39,9 +39,9 @@ class NumpyKernels:
             r2 = _squares(r, mask)
             inside = r2 + r2 <= weight
             keep = np.where(inside, np.float32(1), weight / (r2 + r2))
-            np.subtract(np.float32(1), keep, out=mask)
             loss = np.where(inside, r2, weight * (1 - np.float32(0.5) * keep))
             objective[...] = scale * (_sum(loss) + _sum(0 * r))
+            np.subtract(np.float32(1), keep, out=mask)  # r2 ends here
             cotangent *= keep
             cotangent *= keep
             cotangent *= 2 * _per_pixel(scale)
