@@ -1,1 +1,1 @@
-"""TODO."""
+"""Reverse-mode differentiation of ONNX graphs: `engine.py` and one rules file per operator family."""

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.errors import UnsupportedOperatorError
+
 Name = str
 
 
@@ -72,6 +74,19 @@ class RuleContext(Protocol):
 
     def sum_to(self, cotangent: Name, like: Name) -> Name:
         """Undo broadcasting: sum `cotangent` to the shape of `like` (nothing emitted where equal)."""
+
+    def same_shape(self, first: Name, second: Name) -> bool:
+        """Whether two values are known to have equal shapes (symbolic dimensions by their names)."""
+
+    def zeros_like(self, name: Name) -> Name:
+        """Zeros of the shape and dtype of a value."""
+
+
+def unsupported(ctx: RuleContext, node: ForwardNode, reason: str) -> UnsupportedOperatorError:
+    """The error a rule raises for a case it does not cover: names node, operator, opset and reason."""
+    return UnsupportedOperatorError(
+        f"node '{node.name}' ({node.op_type}, opset {ctx.opset}) cannot be differentiated: {reason}"
+    )
 
 
 Rule = Callable[[RuleContext, ForwardNode, Sequence[Name | None]], Sequence[Name | None]]

@@ -1,0 +1,90 @@
+"""Geometry of sliding windows: resolved pads and strides of convolutions and pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unblemish.export.gradient.rule import ForwardNode, Name, RuleContext, unsupported
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window per spatial axis; all lists have the spatial rank."""
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    before: list[int]
+    after: list[int]
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel)
+
+    @property
+    def extent(self) -> list[int]:
+        """Length of input that one window covers."""
+        return [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+
+    @property
+    def pads(self) -> list[int]:
+        """Pads in ONNX's order."""
+        return [*self.before, *self.after]
+
+
+def spatial(ctx: RuleContext, name: Name) -> list[int | None]:
+    """Sizes of the axes after batch and channels, None where symbolic."""
+    shape = ctx.static_shape(name)
+    return list(shape[2:]) if shape is not None else [None] * (ctx.rank(name) - 2)
+
+
+def resolve(
+    ctx: RuleContext, node: ForwardNode, kernel: Sequence[int], sizes: Sequence[int | None]
+) -> Window:
+    """Read strides, dilations and pads of a Conv or pool; auto_pad becomes explicit pads."""
+    rank = len(kernel)
+    strides = list(node.attributes.get("strides") or [1] * rank)
+    dilations = list(node.attributes.get("dilations") or [1] * rank)
+    pads = list(node.attributes.get("pads") or [0] * (2 * rank))
+    mode = node.attributes.get("auto_pad", "NOTSET")
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        totals = [
+            _same_total(ctx, node, size, (k - 1) * d + 1, s)
+            for size, k, d, s in zip(sizes, kernel, dilations, strides, strict=True)
+        ]
+        small = [t // 2 for t in totals]
+        large = [t - t // 2 for t in totals]
+        pads = [*small, *large] if mode == "SAME_UPPER" else [*large, *small]
+    elif mode == "VALID":
+        pads = [0] * (2 * rank)
+    return Window(list(kernel), strides, dilations, pads[:rank], pads[rank:])
+
+
+def _same_total(
+    ctx: RuleContext, node: ForwardNode, size: int | None, extent: int, stride: int
+) -> int:
+    if stride == 1:
+        return extent - 1
+    if size is None:
+        raise unsupported(
+            ctx, node, "auto_pad SAME with a stride needs static spatial dimensions; give them, or "
+            "export the model with explicit pads"
+        )  # fmt: skip
+    return max((-(-size // stride) - 1) * stride + extent - size, 0)
+
+
+def crop_to(ctx: RuleContext, name: Name, like: Name, sizes: Sequence[int | None]) -> Name:
+    """Cut the spatial axes down to those of `like`; nothing where they are known to be equal."""
+    have = spatial(ctx, name)
+    if None not in have and have == list(sizes):
+        return name
+    rank = len(sizes)
+    ends = ctx.op(
+        "Slice", ctx.shape(like), ctx.const(np.array([2])), ctx.const(np.array([2 + rank]))
+    )
+    zeros = ctx.const(np.zeros(rank, dtype=np.int64))
+    return ctx.op("Slice", name, zeros, ends, ctx.const(np.arange(2, 2 + rank)))
