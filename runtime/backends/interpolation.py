@@ -86,7 +86,8 @@ def source_coordinates(
 ) -> Any:
     """Position in the input of each output sample, (target,).
 
-    In float32 for nearest, so that ties and integers fall as they do in the engines.
+    In float32 for nearest, so that ties and integers fall as they do in the engines; for the same
+    reason a length stands for itself, never for scale times the input's length, in align_corners.
     """
     real: Any = np.float32 if settings.mode == "nearest" else np.float64
     x: Any = np.arange(target).astype(real)
@@ -101,20 +102,22 @@ def source_coordinates(
     if kind == "tf_crop_and_resize":
         return _cropped(x, length, roi)
     if kind == "pytorch_half_pixel" and target == 1:
-        return np.full(1, -0.5, real)
+        return np.zeros(1, real)
     if kind in ("half_pixel", "pytorch_half_pixel"):
         return (x + half) / s - half
     if kind == "half_pixel_symmetric":
-        offset = real(length / 2 * (1 - target / (scale * length)))
-        return offset + (x + half) / s - half
+        offset = real(length / 2) * (1 - real(target) / (s * real(length)))
+        return offset + ((x + half) / s - half)
     raise ModelError(f"Resize has the unknown coordinate_transformation_mode '{kind}'.")
 
 
-def _cropped(x: NDArray[Any], length: int, roi: tuple[float, float]) -> NDArray[Any]:
-    start, end = (edge * (length - 1) for edge in roi)
+def _cropped(x: NDArray[Any], length: int, roi: tuple[float, float]) -> Any:
+    # float32 in the engines' order of operations: it decides what lies outside by a rounding.
+    start, end, last = (np.float32(v) for v in (*roi, length - 1))
     if len(x) == 1:
-        return np.full(1, 0.5 * (start + end), x.dtype)
-    return (start + x * ((end - start) / (len(x) - 1))).astype(x.dtype)
+        return np.full(1, np.float32(0.5) * (start + end) * last)
+    steps = x.astype(np.float32) * (end - start) * last / np.float32(len(x) - 1)
+    return start * last + steps
 
 
 def interpolation_matrix(
@@ -156,10 +159,11 @@ def _filtered(settings: ResizeSettings, x: NDArray[Any], length: int, scale: flo
         weight = np.clip(1.0 - np.abs(distance), 0.0, 1.0)
     else:
         weight = _cubic(np.abs(distance), settings.cubic_a)
-    # Anti-aliasing engines leave out what lies outside the image and normalise the rest.
-    if settings.exclude_outside or settings.antialias:
+    if settings.exclude_outside:
         weight = np.where((index >= 0) & (index < length), weight, 0.0)
-        weight = weight / weight.sum(axis=1, keepdims=True)
+    if settings.exclude_outside or settings.antialias:
+        total = weight.sum(axis=1, keepdims=True)
+        weight = weight / np.where(total == 0, 1.0, total)
     return _scatter(index, weight, length)
 
 

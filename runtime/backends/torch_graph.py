@@ -278,8 +278,8 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     kind = value.type.tensor_type
     if not kind.elem_type:
         raise ModelError(
-            f"'{value.name}' is no typed tensor (sequence, optional or untyped); the torch executor "
-            "takes and gives tensors. Infer the types of the graph, or use another backend."
+            f"'{value.name}' is no typed tensor (sequence, optional or untyped); torch graphs "
+            "take and give tensors. Infer the types of the graph, or use another backend."
         )
     shape = tuple(
         d.dim_value if d.HasField("dim_value") else d.dim_param or f"d{i}"
