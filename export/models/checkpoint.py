@@ -230,7 +230,7 @@ def load_model(path: Path) -> LoadedModel:
         s = vae.settings
         return LoadedModel(
             "vae", settle(vae.decoder), s.latent, s.size, s.channels, -1.0, 1.0,
-            MeanOf(settle(vae.encoder)), None, checkpoint.preprocess,
+            MeanOf(settle(vae.encoder)), preprocess=checkpoint.preprocess,
         )  # fmt: skip
     if checkpoint.kind == "pggan":
         generator, discriminator = build_pggan(checkpoint)

@@ -165,6 +165,7 @@ def pggan_model(generator: Any, discriminator: Any = None) -> LoadedModel:
         -1.0,
         1.0,
         discriminator=settle(discriminator.folded()) if discriminator is not None else None,
+        trainable=settle(generator),
     )
 
 

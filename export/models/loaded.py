@@ -20,6 +20,8 @@ class LoadedModel:
         channels: 1 or 3.
         low: model intensity of black; `high` that of white.
         encoder: image -> latent mean, where the model has one.
+        trainable: the generator as it was trained, for fine-tuning: constants that scale its
+            weights stay apart from them, because they set how far an update reaches.
         discriminator: image -> logit of independent images, where the model has one.
         preprocess: geometry, scale and overlap the model was trained with.
     """
@@ -33,6 +35,7 @@ class LoadedModel:
     high: float
     encoder: nn.Module | None = None
     discriminator: nn.Module | None = None
+    trainable: nn.Module | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
 
 

@@ -70,8 +70,14 @@ class Equalised(nn.Module):
         self.factor = math.sqrt(2.0 / module.weight[0].numel())
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.module(x)
-        return y if self.factor == 1.0 else y * self.factor
+        if self.factor == 1.0:
+            plain: Tensor = self.module(x)
+            return plain
+        assert self.module.bias is not None
+        weight, bias = self.module.weight * self.factor, self.module.bias * self.factor
+        if isinstance(self.module, nn.Linear):
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=self.module.padding)
 
     @torch.no_grad()
     def fold(self) -> None:

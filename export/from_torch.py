@@ -1,0 +1,92 @@
+"""From a torch network to a plain ONNX model: float32, symbolic batch, standard operators."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+
+import onnx
+import torch
+from torch import nn
+
+from unblemish.errors import MissingDependencyError, ModelError
+
+OPSET = 20
+BATCH = "batch"
+
+
+def to_onnx(
+    network: nn.Module,
+    shape: Sequence[int],
+    *,
+    input_name: str,
+    output_name: str,
+    fold: bool = True,
+) -> onnx.ModelProto:
+    """Export a network of one input and one output.
+
+    Args:
+        network: in inference mode, without gradients, float32.
+        shape: of the input without the batch.
+        fold: compute constant expressions; without it every parameter stays an initialiser of its
+            own name, as fine-tuning needs.
+    Returns: a model of opset 20 whose input and output have the symbolic first dimension 'batch'.
+    Raises: ModelError where torch cannot trace the network; MissingDependencyError without
+    onnxscript.
+    """
+    # Two items: a batch of one would be taken for a constant.
+    example = torch.zeros(2, *shape)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                input_names=[input_name],
+                output_names=[output_name],
+                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=fold,
+                verbose=False,
+            )
+    except ImportError as error:
+        raise MissingDependencyError("onnxscript", "train", "export from torch") from error
+    except Exception as error:
+        raise ModelError(
+            f"torch cannot export {type(network).__name__} to ONNX: {error}. "
+            "Export it yourself and give the .onnx file."
+        ) from error
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return _cleaned(model)
+
+
+def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what only the exporter reads, which is most of the text of a model."""
+    model = onnx.shape_inference.infer_shapes(model)
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    return model
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """The exporter prints progress and warns of its own internals."""
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
