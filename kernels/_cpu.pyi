@@ -1,11 +1,13 @@
 from unblemish.kernels.api import Double, Float
 
-isa: str
+def instruction_sets() -> list[str]: ...
 
-class Pool:
-    def __init__(self, threads: int) -> None: ...
+class Engine:
+    def __init__(self, threads: int, instruction_set: str) -> None: ...
     @property
     def threads(self) -> int: ...
+    @property
+    def instruction_set(self) -> str: ...
     def rgi_closed_form(
         self,
         x: Float,

@@ -9,6 +9,11 @@ from unblemish.kernels import _cpu, checks
 from unblemish.kernels.api import Double, Float
 
 
+def instruction_sets() -> list[str]:
+    """Return the copies of the kernels that this processor runs, narrowest first."""
+    return _cpu.instruction_sets()
+
+
 class CpuKernels:
     """`Kernels` in C++. Results do not depend on the number of threads; calls release the GIL.
 
@@ -17,26 +22,35 @@ class CpuKernels:
 
     Args:
         threads: how many threads large arrays are shared by; None for the processors available.
-    Raises: ConfigError where `threads` is less than 1.
+        instruction_set: one of `instruction_sets()`; None for the widest, the last. 'baseline' has
+            the same digits on every x86-64 processor.
+    Raises: ConfigError where `threads` is less than 1 or the instruction set is not available.
     """
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, *, instruction_set: str | None = None) -> None:
         count = _available() if threads is None else threads
         if count < 1:
             raise ConfigError(f"CpuKernels needs at least one thread, found threads={threads}.")
-        self._pool = _cpu.Pool(count)
+        available = instruction_sets()
+        chosen = available[-1] if instruction_set is None else instruction_set
+        if chosen not in available:
+            raise ConfigError(
+                f"CpuKernels: instruction_set={chosen!r} is not one this processor and build have: "
+                f"{', '.join(available)}."
+            )
+        self._engine = _cpu.Engine(count, chosen)
 
     @property
     def threads(self) -> int:
         """How many threads share a large array."""
-        return self._pool.threads
+        return self._engine.threads
 
     @property
     def instruction_set(self) -> str:
-        """Which copy of the kernels this processor runs: 'baseline', 'avx2' or 'avx512'."""
-        return _cpu.isa
+        """Which copy of the kernels runs: 'baseline', 'avx2' or 'avx512'."""
+        return self._engine.instruction_set
 
     def rgi_closed_form(
         self,
@@ -50,7 +64,7 @@ class CpuKernels:
         objective: Double,
     ) -> None:
         try:
-            self._pool.rgi_closed_form(x, g, lam, scale, mask, cotangent, objective)
+            self._engine.rgi_closed_form(x, g, lam, scale, mask, cotangent, objective)
         except (TypeError, ValueError):
             checks.rgi_closed_form(
                 x, g, lam, scale, mask=mask, cotangent=cotangent, objective=objective
@@ -70,7 +84,7 @@ class CpuKernels:
         objective: Double,
     ) -> None:
         try:
-            self._pool.rgi_gradient(x, g, mask, lam, scale, cotangent, mask_gradient, objective)
+            self._engine.rgi_gradient(x, g, mask, lam, scale, cotangent, mask_gradient, objective)
         except (TypeError, ValueError):
             checks.rgi_gradient(
                 x,
@@ -95,7 +109,7 @@ class CpuKernels:
         weight: Float | None = None,
     ) -> None:
         try:
-            self._pool.residual_l2(x, g, scale, cotangent, objective, weight)
+            self._engine.residual_l2(x, g, scale, cotangent, objective, weight)
         except (TypeError, ValueError):
             checks.residual(
                 "residual_l2", x, g, scale, cotangent=cotangent, objective=objective, weight=weight
@@ -113,7 +127,7 @@ class CpuKernels:
         weight: Float | None = None,
     ) -> None:
         try:
-            self._pool.residual_l1(x, g, scale, cotangent, objective, weight)
+            self._engine.residual_l1(x, g, scale, cotangent, objective, weight)
         except (TypeError, ValueError):
             checks.residual(
                 "residual_l1", x, g, scale, cotangent=cotangent, objective=objective, weight=weight
@@ -136,28 +150,28 @@ class CpuKernels:
         upper: float = float("inf"),
     ) -> None:
         try:
-            self._pool.adam(p, grad, m, v, step, lr, beta1, beta2, eps, lower, upper)
+            self._engine.adam(p, grad, m, v, step, lr, beta1, beta2, eps, lower, upper)
         except (TypeError, ValueError):
             checks.adam(p, grad, m, v, step=step, lower=lower, upper=upper)
             raise
 
     def project_ball(self, p: Float, *, centre: Float | None, radius: Float) -> None:
         try:
-            self._pool.project_ball(p, centre, radius)
+            self._engine.project_ball(p, centre, radius)
         except (TypeError, ValueError):
             checks.project_ball(p, centre=centre, radius=radius)
             raise
 
     def norms(self, x: Float, *, squared: Double, largest: Double) -> None:
         try:
-            self._pool.norms(x, squared, largest)
+            self._engine.norms(x, squared, largest)
         except (TypeError, ValueError):
             checks.norms(x, squared=squared, largest=largest)
             raise
 
     def all_finite(self, x: Float) -> bool:
         try:
-            return self._pool.all_finite(x)
+            return self._engine.all_finite(x)
         except (TypeError, ValueError):
             checks.all_finite(x)
             raise

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <vector>
+#include <stdexcept>
 
 #include "unblemish/norms.hpp"
 #include "unblemish/project_ball.hpp"
@@ -11,17 +11,6 @@ namespace unblemish::cpu {
 namespace {
 
 constexpr std::size_t kBlock = 8192;  // elements of a row: the unit of work and of summation
-
-const Tiles& choose_tiles() {
-#if defined(UNBLEMISH_HAS_AVX512)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma"))
-    return avx512::tiles;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::tiles;
-#endif
-  return baseline::tiles;
-}
 
 // Where rows are cut: block k covers [start, start + count) of row k / per_row.
 struct Cut {
@@ -69,16 +58,35 @@ std::size_t image_bytes(ImageShape s, std::size_t images) {
 
 }  // namespace
 
-const Tiles& best_tiles() {
-  static const Tiles& chosen = choose_tiles();
-  return chosen;
+const std::vector<const Tiles*>& runnable_tiles() {
+  static const std::vector<const Tiles*> found = [] {
+    std::vector<const Tiles*> tiles{&baseline::tiles};
+#if defined(UNBLEMISH_HAS_AVX2) && defined(UNBLEMISH_HAS_AVX512)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return tiles;
+    tiles.push_back(&avx2::tiles);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+      tiles.push_back(&avx512::tiles);
+#endif
+    return tiles;
+  }();
+  return found;
 }
 
-void rgi_closed_form(Pool& pool, const RgiArrays& a, ImageShape shape, bool shared, float* mask, float* cotangent) {
+static const Tiles& find_tiles(const std::string& isa) {
+  for (const Tiles* tiles : runnable_tiles())
+    if (isa == tiles->isa) return *tiles;
+  throw std::invalid_argument("this processor or build has no " + isa);
+}
+
+Engine::Engine(unsigned threads, const std::string& isa) : pool(threads), tiles(find_tiles(isa)) {}
+
+void rgi_closed_form(Engine& engine, const RgiArrays& a, ImageShape shape, bool shared, float* mask, float* cotangent) {
   const ImageShape s = as_masked(shape, shared);
   const Cut cut(s.plane);
-  const Tiles& tiles = best_tiles();
-  reduce_rows(pool, s.batch, cut, image_bytes(s, 4), a.scale, a.objective, [&](std::size_t block) {
+  const Tiles& tiles = engine.tiles;
+  reduce_rows(engine.pool, s.batch, cut, image_bytes(s, 4), a.scale, a.objective, [&](std::size_t block) {
     const std::size_t b = cut.row(block), start = cut.start(block);
     const std::size_t image = b * s.channels * s.plane + start, row = b * s.plane + start;
     return tiles.rgi_closed_form({a.x + image, a.g + image, a.lam[b], a.scale[b], mask + row, cotangent + image},
@@ -86,12 +94,12 @@ void rgi_closed_form(Pool& pool, const RgiArrays& a, ImageShape shape, bool shar
   });
 }
 
-void rgi_gradient(Pool& pool, const RgiArrays& a, ImageShape shape, bool shared, const float* mask,
+void rgi_gradient(Engine& engine, const RgiArrays& a, ImageShape shape, bool shared, const float* mask,
                   float* cotangent, float* mask_gradient) {
   const ImageShape s = as_masked(shape, shared);
   const Cut cut(s.plane);
-  const Tiles& tiles = best_tiles();
-  reduce_rows(pool, s.batch, cut, image_bytes(s, 5), a.scale, a.objective, [&](std::size_t block) {
+  const Tiles& tiles = engine.tiles;
+  reduce_rows(engine.pool, s.batch, cut, image_bytes(s, 5), a.scale, a.objective, [&](std::size_t block) {
     const std::size_t b = cut.row(block), start = cut.start(block);
     const std::size_t image = b * s.channels * s.plane + start, row = b * s.plane + start;
     return tiles.rgi_gradient({a.x + image, a.g + image, mask + row, a.lam[b], a.scale[b], cotangent + image,
@@ -100,11 +108,11 @@ void rgi_gradient(Pool& pool, const RgiArrays& a, ImageShape shape, bool shared,
   });
 }
 
-void residual(Pool& pool, Loss loss, const ResidualArrays& a, ImageShape shape, Weight weight) {
+void residual(Engine& engine, Loss loss, const ResidualArrays& a, ImageShape shape, Weight weight) {
   const ImageShape s = as_masked(shape, weight == Weight::shared);
   const Cut cut(s.plane);
-  const auto tile = loss == Loss::l2 ? best_tiles().residual_l2 : best_tiles().residual_l1;
-  reduce_rows(pool, s.batch, cut, image_bytes(s, 4), a.scale, a.objective, [&](std::size_t block) {
+  const auto tile = loss == Loss::l2 ? engine.tiles.residual_l2 : engine.tiles.residual_l1;
+  reduce_rows(engine.pool, s.batch, cut, image_bytes(s, 4), a.scale, a.objective, [&](std::size_t block) {
     const std::size_t b = cut.row(block), start = cut.start(block);
     const std::size_t image = b * s.channels * s.plane + start, row = b * s.plane + start;
     const float* w = weight == Weight::none ? nullptr : a.weight + row;
@@ -113,39 +121,39 @@ void residual(Pool& pool, Loss loss, const ResidualArrays& a, ImageShape shape, 
   });
 }
 
-void adam(Pool& pool, const AdamTile& a, const AdamStep& step, std::size_t count) {
+void adam(Engine& engine, const AdamTile& a, const AdamStep& step, std::size_t count) {
   const Cut cut(count);
-  const Tiles& tiles = best_tiles();
-  pool.for_each(cut.per_row, sizeof(float) * count * 7, [&](std::size_t block) {
+  const Tiles& tiles = engine.tiles;
+  engine.pool.for_each(cut.per_row, sizeof(float) * count * 7, [&](std::size_t block) {
     const std::size_t i = cut.start(block);
     tiles.adam({a.p + i, a.grad + i, a.m + i, a.v + i}, step, cut.count(block));
   });
 }
 
-void project_ball(Pool& pool, float* p, const float* centre, const float* radius, std::size_t rows,
+void project_ball(Engine& engine, float* p, const float* centre, const float* radius, std::size_t rows,
                   std::size_t length) {
   const Cut cut(length);
-  const Tiles& tiles = best_tiles();
+  const Tiles& tiles = engine.tiles;
   // The partial sums of reduce_rows take the first part of the same room.
   double* factor = workspace<double>(rows * cut.per_row + rows) + rows * cut.per_row;
   const std::size_t bytes = sizeof(float) * rows * length * 2;
-  reduce_rows(pool, rows, cut, bytes, nullptr, factor, [&](std::size_t block) {
+  reduce_rows(engine.pool, rows, cut, bytes, nullptr, factor, [&](std::size_t block) {
     const std::size_t i = cut.row(block) * length + cut.start(block);
     return tiles.squared_distance(p + i, centre ? centre + i : nullptr, cut.count(block));
   });
   for (std::size_t row = 0; row < rows; ++row) factor[row] = ball_factor(factor[row], radius[row]);
-  pool.for_each(rows * cut.per_row, bytes, [&](std::size_t block) {
+  engine.pool.for_each(rows * cut.per_row, bytes, [&](std::size_t block) {
     const std::size_t i = cut.row(block) * length + cut.start(block);
     const double f = factor[cut.row(block)];
     if (f != 1.0) tiles.towards_centre(p + i, centre ? centre + i : nullptr, f, cut.count(block));
   });
 }
 
-void norms(Pool& pool, const float* x, std::size_t rows, std::size_t length, double* squared, double* largest) {
+void norms(Engine& engine, const float* x, std::size_t rows, std::size_t length, double* squared, double* largest) {
   const Cut cut(length);
-  const Tiles& tiles = best_tiles();
+  const Tiles& tiles = engine.tiles;
   Norms* partial = workspace<Norms>(rows * cut.per_row);
-  pool.for_each(rows * cut.per_row, sizeof(float) * rows * length, [&](std::size_t block) {
+  engine.pool.for_each(rows * cut.per_row, sizeof(float) * rows * length, [&](std::size_t block) {
     partial[block] = tiles.norms(x + cut.row(block) * length + cut.start(block), cut.count(block));
   });
   for (std::size_t row = 0; row < rows; ++row) {
@@ -159,11 +167,11 @@ void norms(Pool& pool, const float* x, std::size_t rows, std::size_t length, dou
   }
 }
 
-bool all_finite(Pool& pool, const float* x, std::size_t count) {
+bool all_finite(Engine& engine, const float* x, std::size_t count) {
   const Cut cut(count);
-  const Tiles& tiles = best_tiles();
+  const Tiles& tiles = engine.tiles;
   std::atomic<bool> finite{true};
-  pool.for_each(cut.per_row, sizeof(float) * count, [&](std::size_t block) {
+  engine.pool.for_each(cut.per_row, sizeof(float) * count, [&](std::size_t block) {
     if (!finite.load(std::memory_order_relaxed)) return;
     if (!tiles.all_finite(x + cut.start(block), cut.count(block))) finite.store(false, std::memory_order_relaxed);
   });
