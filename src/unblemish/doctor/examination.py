@@ -1,0 +1,152 @@
+"""The examination: findings, each with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from unblemish import __version__
+from unblemish.doctor.packages import PACKAGES, Package, installed_version
+from unblemish.doctor.probes import (
+    probe_backend,
+    probe_kernels,
+    probe_provider,
+    probe_video,
+)
+
+State = Literal["works", "absent", "broken"]
+
+# Providers that run nothing on this machine: they send the graph elsewhere.
+_REMOTE = {"AzureExecutionProvider"}
+_COMPILER = (
+    "The NumPy kernels give the same numbers, more slowly. For the compiled ones install a C++20 "
+    "compiler, then: pip install --force-reinstall --no-deps --no-cache-dir unblemish"
+)
+_PROVIDER = {
+    "CUDAExecutionProvider": "Install NVIDIA's driver, CUDA and cuDNN of the versions that this "
+    "onnxruntime-gpu names in its release notes.",
+    "TensorrtExecutionProvider": "Install TensorRT's libraries and put them on LD_LIBRARY_PATH, or "
+    "use CUDAExecutionProvider.",
+    "OpenVINOExecutionProvider": "Reinstall the onnxruntime build that brought it.",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One examined part; 'absent' is no fault of what is not `needed`."""
+
+    part: str
+    state: State
+    detail: str = ""
+    advice: str = ""
+    needed: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, by group in the order of printing."""
+
+    system: dict[str, str]
+    groups: dict[str, tuple[Finding, ...]]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether everything that inspection on a CPU needs is there and works."""
+        findings = [finding for group in self.groups.values() for finding in group]
+        return not any(f.needed and f.state != "works" for f in findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain Python."""
+        groups = {name: [asdict(f) for f in group] for name, group in self.groups.items()}
+        return {"healthy": self.healthy, "system": self.system, **groups}
+
+
+def examine() -> Report:
+    """Look at every package, run every engine that is installed, and say what to do."""
+    return Report(
+        _system(),
+        {
+            "packages": tuple(map(_package, PACKAGES)),
+            "kernels": (_kernels(),),
+            "backends": tuple(map(_backend, ("onnxruntime", "openvino", "torch"))),
+            "providers": _providers(),
+            "video": (_video(),),
+        },
+    )
+
+
+def _system() -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "unblemish": __version__,
+        "python": platform.python_version(),
+        "interpreter": sys.executable,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": str(cores),
+    }
+
+
+def _package(package: Package) -> Finding:
+    version = installed_version(package)
+    part, needed = package.distributions[0], not package.extra
+    if version is not None:
+        return Finding(part, "works", version, needed=needed)
+    advice = f"pip install 'unblemish[{package.extra}]'" if package.extra else f"pip install {part}"
+    return Finding(part, "absent", package.purpose, advice, needed)
+
+
+def _kernels() -> Finding:
+    name, reason = probe_kernels()
+    if reason is not None:
+        advice = "Install unblemish again, and report this with the output of: unblemish doctor"
+        return Finding(name, "broken", reason, advice, needed=True)
+    if name == "cpu":
+        from unblemish.kernels.cpu import CpuKernels
+
+        kernels = CpuKernels()
+        detail = f"compiled, {kernels.instruction_set}, {kernels.threads} threads"
+        return Finding("cpu", "works", detail, needed=True)
+    return Finding(name, "works", "not compiled", _COMPILER, needed=True)
+
+
+def _backend(name: str) -> Finding:
+    package = next(p for p in PACKAGES if name in p.distributions)
+    version = installed_version(package)
+    needed = not package.extra
+    if version is None:
+        advice = f"pip install 'unblemish[{package.extra}]'"
+        return Finding(name, "absent", package.purpose, advice, needed)
+    reason = probe_backend(name)
+    if reason is None:
+        return Finding(name, "works", version, needed=needed)
+    return Finding(name, "broken", reason, f"pip install --force-reinstall {name}", needed)
+
+
+def _providers() -> tuple[Finding, ...]:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        reason = f"onnxruntime cannot be imported: {error}"
+        return (Finding("onnxruntime", "broken", reason, "pip install onnxruntime", needed=True),)
+    names = [name for name in ort.get_available_providers() if name not in _REMOTE]
+    return tuple(map(_provider, names))
+
+
+def _provider(name: str) -> Finding:
+    needed = name == "CPUExecutionProvider"
+    reason = probe_provider(name)
+    if reason is None:
+        return Finding(name, "works", needed=needed)
+    advice = _PROVIDER.get(name, "Reinstall onnxruntime, or do not use this provider.")
+    return Finding(name, "broken", reason, advice, needed)
+
+
+def _video() -> Finding:
+    reason = probe_video()
+    if reason is None:
+        return Finding("video files", "works")
+    return Finding("video files", "absent", reason, "pip install --force-reinstall opencv-python")
