@@ -39,7 +39,8 @@ FORWARD = f"""g (float[batch,4] x) => (float[batch,3] y, float[batch] norm, bool
     axes = Constant<value_ints = [1]>()
     norm = ReduceSum<keepdims = 0>(square, axes)
 }}"""
-BACKWARD = f"""g (bool[batch,3] kept, float[batch,3] y, float[batch,3] ct_y) => (float[batch,4] grad_x)
+BACKWARD = f"""g (bool[batch,3] kept, float[batch,3] y, float[batch,3] ct_y)
+    => (float[batch,4] grad_x)
     {WEIGHT} {{
     zero = Constant<value = float {{0}}>()
     one = Constant<value = float {{1}}>()
