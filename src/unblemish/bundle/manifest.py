@@ -102,9 +102,25 @@ class Calibration(_Record):
     open_radius: int = Field(0, ge=0, description="morphological opening, native px")
     min_area: int = Field(0, ge=0, description="smaller regions are dropped, native px")
     false_reject_rate: float = Field(ge=0, le=1)
+    observed_false_reject_rate: float | None = Field(
+        None, ge=0, le=1, description="share of the normals used that the verdict rejects"
+    )
+    threshold_method: Literal["quantile", "tail"] | None = Field(
+        None, description="tail: extrapolated beyond what that many normals show"
+    )
+    region_threshold: float = Field(
+        0.0, ge=0, description="regions whose largest score is not above are dropped"
+    )
+    weight_file: str | None = Field(
+        None, description="npy of per-pixel score weights at the model's size"
+    )
     normals: int = Field(gt=0)
+    synthetic: int = Field(0, ge=0, description="synthetic defects that chose the settings")
     seed: int
-    dice: float | None = None
+    dice: float | None = Field(None, description="mean Dice of the synthetic defects")
+    detection_rate: float | None = Field(
+        None, ge=0, le=1, description="share of the synthetic defects with verdict fail"
+    )
     curve: dict[str, tuple[float, float]] = Field(
         default_factory=dict, description="lambda (as text) -> (Dice mean, Dice std), appendix J"
     )
