@@ -21,7 +21,7 @@ def to_unit(frame: Any, *, white: float | None = None) -> Float:
     Args:
         frame: (H, W) or (H, W, C) with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha);
             uint8, uint16, or float16/32/64 in [0, 1].
-        white: intensity of white, where it is not 255, 65535 or 1 (a 12-bit camera in uint16: 4095).
+        white: intensity of white, where it is not 255, 65535 or 1 (12 bits in uint16: 4095).
     Returns: (H, W, 1) or (H, W, 3) float32, C-contiguous, a copy.
     Raises: SourceError where the frame is no such array, empty, not finite, or out of range.
     """
@@ -41,10 +41,8 @@ def to_channels(unit: Float, channels: int) -> Float:
     if unit.shape[2] == channels:
         return unit
     if channels == 1:
-        grey: Float = cv2.cvtColor(unit, cv2.COLOR_RGB2GRAY)[:, :, None].astype(
-            np.float32, copy=False
-        )
-        return grey
+        grey: Float = np.asarray(cv2.cvtColor(unit, cv2.COLOR_RGB2GRAY), np.float32)
+        return grey[:, :, None]
     return np.repeat(unit, channels, axis=2)
 
 
@@ -64,7 +62,8 @@ def from_unit(unit: Float, dtype: np.dtype[Any], *, white: float | None = None) 
 def _checked_array(frame: Any) -> NDArray[Any]:
     if not isinstance(frame, np.ndarray):
         raise SourceError(
-            f"a frame must be {_ACCEPTED}; got {type(frame).__name__}. Convert it with numpy.asarray."
+            f"a frame must be {_ACCEPTED}; got {type(frame).__name__}. "
+            "Convert it with numpy.asarray."
         )
     if frame.dtype.kind not in "uf" or frame.dtype not in _DTYPES:
         raise SourceError(
@@ -76,9 +75,7 @@ def _checked_array(frame: Any) -> NDArray[Any]:
             "Give one frame at a time, rows first and channels last."
         )
     if frame.size == 0:
-        raise SourceError(
-            f"the frame is empty (shape {frame.shape}). Check the camera or the crop."
-        )
+        raise SourceError(f"the frame is empty (shape {frame.shape}). Check camera and crop.")
     return frame
 
 
@@ -89,7 +86,7 @@ def _white_level(dtype: np.dtype[Any], white: float | None) -> float:
     if white is not None:
         if not (np.isfinite(white) and white > 0):
             raise ConfigError(
-                f"white is the intensity of white and must be a positive number; got {white}."
+                f"white, the intensity of white, must be a positive number; got {white}."
             )
         return float(white)
     return {"uint8": 255.0, "uint16": 65535.0}.get(dtype.name, 1.0)
@@ -107,6 +104,6 @@ def _check_range(unit: Float, dtype: np.dtype[Any], level: float) -> None:
         )
     if low < -_SLACK or high > 1 + _SLACK:
         raise SourceError(
-            f"intensities of a {dtype} frame must lie in [0, {level:g}]; found [{low * level:g}, {high * level:g}]. "
-            "Scale the frame, or state its white level."
+            f"intensities of a {dtype} frame must lie in [0, {level:g}]; "
+            f"found [{low * level:g}, {high * level:g}]. Scale the frame, or state its white level."
         )

@@ -57,8 +57,8 @@ class Geometry:
         expected = (self.tiles(frame_shape), p.height, p.width)
         if images.ndim != 4 or (images.shape[0], *images.shape[2:]) != expected:
             raise ShapeError(
-                f"expected (tiles, C, h, w) with tiles, h, w = {expected} for a {width}x{height} frame; "
-                f"got {images.shape}."
+                f"expected (tiles, C, h, w) with tiles, h, w = {expected} "
+                f"for a {width}x{height} frame; got {images.shape}."
             )
         planes = np.ascontiguousarray(images.transpose(0, 2, 3, 1), dtype=np.float32)
         return _BACKWARD[p.geometry](planes, p, (height, width))
@@ -90,18 +90,16 @@ def resize(image: Float, height: int, width: int) -> Float:
     """
     h, w = image.shape[:2]
     out = _resize_axis(image, h, width, shrinking=width < w)
-    out = _resize_axis(out, height, width, shrinking=height < h)
-    return out
+    return _resize_axis(out, height, width, shrinking=height < h)
 
 
 def _resize_axis(image: Float, height: int, width: int, *, shrinking: bool) -> Float:
     if image.shape[:2] == (height, width):
         return image
     method = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
-    out = cv2.resize(image, (width, height), interpolation=method)
-    out = out[:, :, None] if out.ndim == 2 else out
-    clipped: Float = out if shrinking else np.clip(out, image.min(), image.max())
-    return clipped.astype(np.float32, copy=False)
+    resized = cv2.resize(image, (width, height), interpolation=method)
+    out: Float = np.asarray(resized, np.float32).reshape(height, width, image.shape[2])
+    return out if shrinking else np.clip(out, image.min(), image.max())
 
 
 def _stretch(image: Float, p: Preprocess) -> list[Float]:
@@ -139,7 +137,7 @@ def _scaled(height: int, width: int, p: Preprocess) -> tuple[int, int]:
 
 
 def _positions(length: int, tile: int, overlap: float) -> list[int]:
-    """Evenly spread starts of tiles that cover `length` and overlap by at least the share asked for."""
+    """Evenly spread starts of tiles that cover `length`, overlapping by at least that share."""
     if length <= tile:
         return [0]
     stride = max(tile * (1 - overlap), 1)
@@ -162,14 +160,15 @@ def _cut(image: Float, p: Preprocess) -> list[Float]:
 def _weights(starts: list[int], tile: int, length: int) -> Float:
     """Window of every tile along one axis, (tiles, length); the columns sum to one.
 
-    w_i(p) = sin^2(pi (p - start_i + 1/2) / tile), divided by the sum over i. The product of two axes is
-    then a partition of unity in the plane.
+    w_i(p) = sin^2(pi (p - start_i + 1/2) / tile), divided by the sum over i. The product of two
+    axes is then a partition of unity in the plane.
     """
     window = np.sin(np.pi * (np.arange(tile) + 0.5) / tile) ** 2
     weights = np.zeros((len(starts), length))
     for row, start in zip(weights, starts, strict=True):
         row[start : start + tile] = window
-    return (weights / weights.sum(axis=0)).astype(np.float32)
+    normalised: Float = (weights / weights.sum(axis=0)).astype(np.float32)
+    return normalised
 
 
 def _join(tiles: Float, p: Preprocess, shape: tuple[int, int]) -> Float:

@@ -24,8 +24,8 @@ class Status(str, Enum):
 class Region:
     """One connected defect, measured in native pixels (and mm where the bundle knows the scale).
 
-    `box` is (left, top, width, height); `length` and `width` are the sides of the smallest enclosing
-    rectangle of any direction; `diameter` is the largest distance between two of its points.
+    `box` is (left, top, width, height); `length` and `width` are the sides of the smallest
+    enclosing rectangle of any direction; `diameter` is the largest distance between two points.
     """
 
     area: float
@@ -54,6 +54,7 @@ class Inspection:
         image_score: the number compared with the image threshold.
         status: how the search ended; `steps` how many iterations it took.
         timings: stage -> milliseconds.
+        latent: where the search ended, (tiles, n) float32; a start for the next frame.
     """
 
     mask: NDArray[np.bool_]
@@ -67,3 +68,4 @@ class Inspection:
     objective: float
     timings: dict[str, float] = field(default_factory=dict)
     trace: tuple[float, ...] = ()
+    latent: NDArray[np.float32] | None = None

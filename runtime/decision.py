@@ -1,0 +1,101 @@
+"""From a raw score map to mask, regions and verdict."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.bundle.manifest import Calibration
+from unblemish.errors import ConfigError
+from unblemish.runtime.found import Found
+from unblemish.runtime.inspection import Inspection, Status
+from unblemish.runtime.regions import measure_regions
+
+Score = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+def decide(
+    found: Found,
+    calibration: Calibration | None,
+    *,
+    millimetres_per_pixel: float | None = None,
+) -> Inspection:
+    """Apply the thresholds of a calibration to what a search found.
+
+    A part whose search broke down (`Status.NON_FINITE`) never passes.
+
+    Raises: ConfigError where there is no calibration.
+    """
+    calibration = require_calibration(calibration)
+    score = smooth(found.score, calibration.smoothing_sigma)
+    mask = clean_mask(
+        score > calibration.pixel_threshold, calibration.open_radius, calibration.min_area
+    )
+    regions = measure_regions(mask, score, millimetres_per_pixel=millimetres_per_pixel)
+    total = image_score(score)
+    verdict: Literal["pass", "fail"] = (
+        "fail"
+        if total > calibration.image_threshold or found.status is Status.NON_FINITE
+        else "pass"
+    )
+    return Inspection(
+        mask=mask,
+        score=score,
+        restored=found.restored,
+        regions=regions,
+        verdict=verdict,
+        image_score=total,
+        status=found.status,
+        steps=found.steps,
+        objective=found.objective,
+        timings=dict(found.timings),
+        trace=found.trace,
+        latent=found.z,
+    )
+
+
+def require_calibration(calibration: Calibration | None) -> Calibration:
+    """The calibration, or ConfigError saying how to get one."""
+    if calibration is None:
+        raise ConfigError(
+            "the bundle is not calibrated, so there is no threshold to decide by. Run: "
+            "unblemish calibrate BUNDLE --normals DIR. (Inspector.search works without.)"
+        )
+    return calibration
+
+
+def smooth(score: Score, sigma: float) -> Score:
+    """Gaussian of `sigma` native pixels, mirrored at the border; a copy, always."""
+    if sigma <= 0:
+        return score.copy()
+    side = 2 * math.ceil(3 * sigma) + 1
+    out = cv2.GaussianBlur(score, (side, side), sigma, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(out, np.float32)
+
+
+def clean_mask(mask: Mask, open_radius: int, min_area: int) -> Mask:
+    """Open with a disc of `open_radius` pixels, then drop regions of fewer than `min_area`."""
+    out = mask.astype(np.uint8)
+    if open_radius > 0:
+        out = cv2.morphologyEx(out, cv2.MORPH_OPEN, _disc(open_radius)).astype(np.uint8)
+    if min_area > 1:
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(out, connectivity=8)
+        large = stats[:, cv2.CC_STAT_AREA] >= min_area
+        large[0] = False
+        return np.asarray(large[labels], np.bool_)
+    return out.astype(np.bool_)
+
+
+def image_score(score: Score) -> float:
+    """The largest value of the (smoothed) score map: one defect is enough."""
+    return float(score.max())
+
+
+def _disc(radius: int) -> NDArray[np.uint8]:
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return np.asarray(x * x + y * y <= radius * radius, np.uint8)

@@ -1,0 +1,41 @@
+"""How to search: everything a caller may set without touching the bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unblemish.errors import ConfigError
+
+REFINEMENTS = ("rgi", "rrgi", "none", "l2", "l1")
+SCHEDULES = ("fast", "paper")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search; None means what the bundle says.
+
+    Args:
+        backend, threads: see `open_backend`.
+        refine: 'rgi'; 'rrgi' (the weights free for the last steps); 'none' (the first pass alone);
+            'l2' or 'l1' (inversion without a mask, the baselines).
+        schedule: 'fast', or 'paper': Adam with rate 0.1 on z and M for 2,000 steps.
+        max_steps: steps per tile.
+        white: intensity of white in the frames, where it is not that of their dtype.
+    """
+
+    backend: str = "auto"
+    threads: int | None = None
+    refine: str | None = None
+    schedule: str = "fast"
+    max_steps: int | None = None
+    white: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.refine not in (None, *REFINEMENTS):
+            raise ConfigError(
+                f"refine must be one of {', '.join(REFINEMENTS)}; got '{self.refine}'."
+            )
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"schedule must be 'fast' or 'paper'; got '{self.schedule}'.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigError(f"max_steps must be at least 1; got {self.max_steps}.")

@@ -1,0 +1,272 @@
+"""Search: a frame in, the nearest normal image and the raw score map out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.bundle import Bundle
+from unblemish.errors import ConfigError, ShapeError
+from unblemish.kernels import Kernels, default_kernels
+from unblemish.runtime.backends import open_backend
+from unblemish.runtime.engines import Engines, load_engines
+from unblemish.runtime.found import Found
+from unblemish.runtime.frames import to_unit
+from unblemish.runtime.geometry import Geometry
+from unblemish.runtime.inspection import Inspection
+from unblemish.runtime.methods.inversion import Inversion, Targets
+from unblemish.runtime.methods.rgi import (
+    PAPER_CANDIDATES,
+    PAPER_STEPS,
+    RgiMethod,
+    Solution,
+    limits_for,
+    unrefined,
+)
+from unblemish.runtime.methods.rrgi import Finetuner, load_finetuner
+from unblemish.runtime.methods.starts import LatentBank
+from unblemish.runtime.options import SearchOptions
+from unblemish.runtime.restore import Tiles, restore
+from unblemish.runtime.solvers.loop import Clock
+from unblemish.runtime.solvers.protocol import Float
+
+_STARTS = 2
+
+
+@dataclass
+class _Job:
+    """One frame on its way."""
+
+    frame: NDArray[Any]
+    unit: Float
+    images: Float
+    previous: Float | None
+
+
+class Search:
+    """The search of one bundle. One search, one thread; `Inspector` adds the lock.
+
+    >>> found = Search(bundle)(frame)                                      # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: SearchOptions | None = None,
+        *,
+        kernels: Kernels | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self.bundle = bundle
+        self.options = options or SearchOptions()
+        self._settings = bundle.manifest.rgi
+        self._geometry = Geometry(bundle.manifest.preprocess)
+        self._kernels = kernels or default_kernels()
+        self._clock = clock
+        backend = open_backend(self.options.backend, self.options.threads)
+        self._engines: Engines = load_engines(bundle, backend)
+        self.refine = self.options.refine or ("rrgi" if self._settings.finetune_steps else "rgi")
+        self._method = self._make_method()
+        self._bank = self._latent_bank()
+        self._after = 0.0  # seconds that the part after the search takes
+        self._reserved = 0.0
+        self._finetuner: Finetuner | None = None
+        if self.refine == "rrgi":
+            self._finetuner = load_finetuner(bundle, backend, self._kernels, self._settings)
+
+    def __call__(
+        self,
+        frame: Any,
+        *,
+        lam: float | None = None,
+        deadline_ms: float | None = None,
+        previous: Inspection | Found | Float | None = None,
+    ) -> Found:
+        """Search one frame.
+
+        Args:
+            frame: see `to_unit`.
+            lam: instead of the bundle's lambda.
+            deadline_ms: time for everything, counted from this call; the best so far is returned.
+            previous: result (or latents) of the frame before, as one of the starts.
+        Raises: SourceError where the frame is not usable; ShapeError where `previous` does not fit.
+        """
+        return self.many([frame], lam=lam, deadline_ms=deadline_ms, previous=[previous])[0]
+
+    @property
+    def frames_at_once(self) -> int:
+        """Frames that are worth searching together."""
+        return max(self._engines.batch // _STARTS, 1)
+
+    def reserve(self, seconds: float) -> None:
+        """Leave so much time of every deadline for what the caller does afterwards."""
+        self._reserved = max(seconds, 0.9 * self._reserved)
+
+    def many(
+        self,
+        frames: Sequence[Any],
+        *,
+        lam: float | None = None,
+        deadline_ms: float | None = None,
+        previous: Sequence[Inspection | Found | Float | None] | None = None,
+    ) -> list[Found]:
+        """Search several frames together; the deadline is for all of them."""
+        began = self._clock()
+        if deadline_ms is not None and not deadline_ms > 0:
+            raise ConfigError(f"deadline_ms must be positive; got {deadline_ms}.")
+        weight = self._settings.lam if lam is None else float(lam)
+        if not (np.isfinite(weight) and weight > 0):
+            raise ConfigError(f"lam must be a positive number; got {lam}.")
+        before: Sequence[Inspection | Found | Float | None] = previous or [None] * len(frames)
+        jobs = [self._prepare(f, p) for f, p in zip(frames, before, strict=True)]
+        prepared = self._clock()
+        deadline = (
+            None
+            if deadline_ms is None
+            else began + deadline_ms / 1000 - self._after - self._reserved
+        )
+        watch = self._engines.generator.watch
+        watch.seconds.clear()
+        tiles = self._solve(jobs, weight, deadline)
+        solved = self._clock()
+        found = self._restore(jobs, tiles)
+        done = self._clock()
+        self._after = max(done - solved, 0.9 * self._after)
+        timings = {name: 1000 * s for name, s in watch.seconds.items()}
+        timings |= {
+            "preprocess": 1000 * (prepared - began),
+            "search": 1000 * (solved - prepared),
+            "restore": 1000 * (done - solved),
+            "total": 1000 * (done - began),
+        }
+        return [replace(one, timings=timings) for one in found]
+
+    def _prepare(self, frame: Any, previous: Inspection | Found | Float | None) -> _Job:
+        unit = to_unit(frame, white=self.options.white)
+        images = self._geometry.unit_to_model(unit)
+        latent = _latent_of(previous)
+        expected = len(images), self.bundle.manifest.model.latent_size
+        if latent is not None and latent.shape != expected:
+            raise ShapeError(
+                f"previous holds latents of shape {latent.shape}, this frame needs {expected}: "
+                "it comes from a frame of another size or another bundle. Leave it out."
+            )
+        return _Job(frame, unit, images, latent)
+
+    def _solve(self, jobs: list[_Job], lam: float, deadline: float | None) -> Tiles:
+        """Search all tiles, in batches; later batches share the time that is left."""
+        images = np.concatenate([job.images for job in jobs])
+        starts = self._starts(jobs, images, lam)
+        per_batch = max(self._engines.batch // starts.shape[1], 1)
+        edges = list(range(0, len(images), per_batch))
+        parts = []
+        for number, first in enumerate(edges):
+            rows = slice(first, first + per_batch)
+            share = None
+            if deadline is not None:
+                now = self._clock()
+                share = now + (deadline - now) / (len(edges) - number)
+            parts.append(self._solve_batch(images[rows], starts[rows], lam, share))
+        return Tiles.joined(parts)
+
+    def _solve_batch(
+        self, images: Float, starts: Float, lam: float, deadline: float | None
+    ) -> Tiles:
+        weights = np.full(len(images), lam, np.float32)
+        targets = Targets(images, np.arange(len(images)))
+        at_target = self._method.inversion(targets, weights[None])
+        if self.refine == "none":
+            return self._tiles(at_target, unrefined(starts[:, 0]))
+        paper = self.options.schedule == "paper"
+        steps = self.options.max_steps or (PAPER_STEPS if paper else self._settings.max_steps)
+        limits = limits_for(
+            self.options.schedule, steps, self._settings.tolerance, deadline, starts.shape[1]
+        )
+        solution = self._method.solve(images, starts, weights, limits, clock=self._clock)
+        if self._finetuner is not None:
+            solution = self._finetuner.refine(at_target, solution, deadline, self._clock)
+        return self._tiles(at_target, solution)
+
+    def _tiles(self, at_target: Inversion, solution: Solution) -> Tiles:
+        """Images, masks and objectives at a solution."""
+        images = solution.images
+        if images is None:
+            images = self._engines.generate(solution.z)
+        lam = np.ascontiguousarray(at_target.ladder[-1], np.float32)
+        value, mask, _ = at_target.image_part(at_target.targets.images, images, lam)
+        at_target.with_prior(solution.z, np.zeros_like(solution.z), value)
+        best = mask if solution.mask is None else solution.mask
+        return Tiles(
+            z=solution.z,
+            images=images,
+            mask=np.array(best.max(axis=1, keepdims=True)),
+            value=value.copy(),
+            status=solution.status,
+            steps=solution.steps,
+            trace=solution.trace,
+        )
+
+    def _restore(self, jobs: list[_Job], tiles: Tiles) -> list[Found]:
+        """Give every frame its tiles back."""
+        found, first = [], 0
+        for job in jobs:
+            rows = slice(first, first + len(job.images))
+            first = rows.stop
+            part = tiles.part(rows)
+            found.append(restore(part, job.frame, job.unit, self._geometry, self.options.white))
+        return found
+
+    def _make_method(self) -> RgiMethod:
+        settings = self._settings
+        return RgiMethod(
+            engine=self._engines.generator,
+            kernels=self._kernels,
+            norm=self.refine if self.refine in ("l2", "l1") else settings.loss,
+            shared=settings.mask == "shared",
+            masked=self.refine not in ("l2", "l1"),
+            schedule=self.options.schedule,
+            terms=self._engines.terms,
+            latent_weight=settings.latent_weight,
+        )
+
+    def _latent_bank(self) -> LatentBank | None:
+        paper = self.options.schedule == "paper"
+        if not paper and self._settings.start == "zero":
+            return None
+        count = PAPER_CANDIDATES if paper else self._settings.candidates
+        size = self.bundle.manifest.model.latent_size
+        return LatentBank.build(self._engines.generate, count, size, batch=self._engines.batch)
+
+    def _starts(self, jobs: list[_Job], images: Float, lam: float) -> Float:
+        """(T, k, n): previous latents or the encoder's first, then random ones."""
+        began = time.perf_counter()
+        size = self.bundle.manifest.model.latent_size
+        paper = self.options.schedule == "paper"
+        known: list[Float] = []
+        if not paper and all(job.previous is not None for job in jobs):
+            known.append(np.concatenate([job.previous for job in jobs if job.previous is not None]))
+        elif not paper and self._settings.start == "encoder":
+            known.append(self._engines.encode(images))
+        if self._bank is None:
+            known = known or [np.zeros((len(images), size), np.float32)]
+            starts = np.stack(known, axis=1)
+        else:
+            more = 1 if paper else _STARTS - len(known)
+            weights = np.full(len(images), lam, np.float32)
+            random = self._bank.nearest(images, more, weights)
+            starts = np.concatenate([*(z[:, None] for z in known), random], axis=1)
+        self._engines.generator.watch.add("start", began)
+        return starts.astype(np.float32)
+
+
+def _latent_of(previous: Inspection | Found | Float | None) -> Float | None:
+    if isinstance(previous, Inspection):
+        return previous.latent
+    if isinstance(previous, Found):
+        return previous.z
+    return None if previous is None else np.asarray(previous, np.float32)
