@@ -72,6 +72,17 @@ class Run:
         fall = 0.525 + 0.475 * math.cos(math.pi * self.share())
         return base * fall * min(1.0, (self.step + 1) / WARM_UP)
 
+    def begin(self) -> None:
+        """Give the trainer the images for its start values, drawn by the seed."""
+        rng = np.random.default_rng([self.options.seed])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+        def draw(count: int) -> torch.Tensor:
+            images = torch.from_numpy(self.normals.batch(count, rng))
+            return augment(images, self.options.augment, generator)
+
+        self.trainer.begin(draw)
+
     def save(self) -> None:
         """Evaluate, draw the sample grid and write the checkpoint, atomically.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -67,6 +67,9 @@ class PgganTrainer:
         ]
         self.bfloat16 = False  # the gradient penalty needs float32
         self.progress = 0.0
+
+    def begin(self, draw: Callable[[int], Tensor]) -> None:
+        """Growing starts from random weights."""
 
     def step(self, images: Tensor, generator: torch.Generator, step: int, lr: float) -> float:
         """One update of each network. Returns the sum of both losses."""

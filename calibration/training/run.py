@@ -80,8 +80,9 @@ def train(
     run = Run(options, trainer, normals, out)
     if earlier is not None:
         run.resume(earlier)
-    elif options.model == "vae":
-        trainer.bfloat16 = _bfloat16(options, channels)
+    else:
+        trainer.bfloat16 = options.model == "vae" and _bfloat16(options, channels)
+        run.begin()
     run_loop(run, report)
     return TrainingReport(
         out, out.with_suffix(".png"), run.step, run.seconds, tuple(run.losses or ()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,9 @@ class Trainer(Protocol):
     kind: str
     bfloat16: bool
     progress: float
+
+    def begin(self, draw: Callable[[int], Tensor]) -> None:
+        """Start values of a fresh run; `draw(n)` gives n augmented training images."""
 
     def step(self, images: Tensor, generator: torch.Generator, step: int, lr: float) -> float:
         """One update on (batch, C, size, size) in [-1, 1]. Returns the loss."""

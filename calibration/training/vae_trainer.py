@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor
 
 from unblemish.calibration.training.ema import MovingAverage
 from unblemish.calibration.training.options import TrainOptions
+from unblemish.calibration.training.ppca import fit_linear_part
 from unblemish.export.models.checkpoint import settings_of
 from unblemish.export.models.vae import Vae, VaeSettings
 
 LATENT = 256
+PPCA_SAMPLES, PPCA_PER_LATENT = 1024, 8
 
 
 def vae_loss(
@@ -59,9 +61,18 @@ class VaeTrainer:
         self.network: Vae = Vae(self.settings).to(self.device)
         self.network.to(memory_format=layout)  # type: ignore[call-overload]
         self.average = MovingAverage(self.network)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.99))
+        free = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(free, betas=(0.9, 0.99))
         self.bfloat16 = False
         self.progress = 0.0
+
+    def begin(self, draw: Callable[[int], Tensor]) -> None:
+        """Fit the linear part, in closed form."""
+        if not self.settings.canvas:
+            return
+        count = max(PPCA_PER_LATENT * self.settings.latent, PPCA_SAMPLES)
+        fit_linear_part(self.network, draw(count).to(self.device))
+        self.average = MovingAverage(self.network)
 
     def step(self, images: Tensor, generator: torch.Generator, step: int, lr: float) -> float:
         """One update. `images`: (batch, C, size, size) in [-1, 1]. Returns the loss."""

@@ -1,9 +1,11 @@
 """A compact convolutional (variational) autoencoder whose decoder serves as a generator.
 
-Encoder and decoder halve and double the image down to 4 pixels; every convolution is followed by
-batch normalisation, which `folded` multiplies into the weights. Without the variational part the
-latent is normalised to mean 0 and variance 1 over the training images, so that a standard normal
-start value makes sense for both.
+Encoder and decoder are a linear map plus a convolutional network. The linear map is the optimum in
+closed form, probabilistic PCA, and stays fixed; the network learns what the linear map leaves. It
+halves and doubles the image down to 4 pixels; every convolution is followed by batch
+normalisation, which `folded` multiplies into the weights. Without the variational part the latent
+is normalised to mean 0 and variance 1 over the training images, so that a standard normal start
+value makes sense for both.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ LEAK = 0.2
 
 @dataclass(frozen=True)
 class VaeSettings:
-    """Shape of a VAE. `width` feature maps at `size` pixels, doubling with every halving."""
+    """Shape of a VAE: `width` feature maps at `size` pixels, doubling with every halving.
+
+    `linear` is the side of the linear map's image: 0 for none, None for at most 128^2 values.
+    """
 
     size: int = 128
     channels: int = 1
@@ -32,6 +37,7 @@ class VaeSettings:
     width: int = 16
     widest: int = 256
     variational: bool = True
+    linear: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 8 or self.size > 512 or self.size & (self.size - 1):
@@ -39,11 +45,21 @@ class VaeSettings:
                 f"a VAE makes images of 8, 16, ... 512 pixels, not {self.size}. "
                 "Choose a power of two."
             )
+        if self.linear is None:
+            fitting = 128 if self.channels == 1 else 64
+            object.__setattr__(self, "linear", min(self.size, fitting))
+        if self.linear and (self.linear > self.size or self.size % self.linear):
+            raise ConfigError(f"linear must divide the size {self.size}; found {self.linear}.")
         if min(self.channels, self.latent, self.width) < 1 or self.widest < self.width:
             raise ConfigError(
                 "a VAE needs positive channels, latent and width, and widest >= width; found "
                 f"{self.channels}, {self.latent}, {self.width} and {self.widest}."
             )
+
+    @property
+    def canvas(self) -> int:
+        """Side of the linear map's image, 0 for none."""
+        return self.linear or 0
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -58,6 +74,34 @@ def _block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Se
         nn.BatchNorm2d(outputs),
         nn.LeakyReLU(LEAK),
     )
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear | None:
+    """A fixed linear map, zero until it is fitted; None where it has no inputs or outputs."""
+    if not inputs or not outputs:
+        return None
+    layer = nn.Linear(inputs, outputs).requires_grad_(False)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _silence(*layers: nn.Linear | nn.Conv2d | None) -> None:
+    for layer in layers:
+        if layer is not None:
+            nn.init.zeros_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+
+def _exactly(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply `layer` in float32 even under autocast: its sums run over 16,384 values."""
+    if not torch.is_autocast_enabled(x.device.type):
+        plain: Tensor = layer(x)
+        return plain
+    with torch.autocast(x.device.type, enabled=False):
+        exact: Tensor = layer(x.float())
+        return exact
 
 
 class Encoder(nn.Module):
@@ -75,11 +119,17 @@ class Encoder(nn.Module):
             nn.Linear(16 * widths[-1], settings.latent) if settings.variational else None
         )
         self.norm = None if settings.variational else nn.BatchNorm1d(settings.latent, affine=False)
+        self.linear = _linear(settings.channels * settings.canvas**2, settings.latent)
+        if self.linear is not None:
+            _silence(self.mean, self.log_variance)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """image: (batch, channels, size, size), about [-1, 1]. Returns (batch, latent) each."""
         x = self.scales(image).flatten(1)
         mean: Tensor = self.mean(x)
+        if self.linear is not None:
+            picture = F.avg_pool2d(image, self.settings.size // self.settings.canvas)
+            mean = mean + _exactly(self.linear, picture.flatten(1))
         if self.norm is not None:
             return self.norm(mean), None
         assert self.log_variance is not None
@@ -101,6 +151,9 @@ class Decoder(nn.Module):
             for old, new in pairwise(widths)
         )
         self.image = nn.Conv2d(widths[-1], settings.channels, 3, padding=1)
+        self.linear = _linear(settings.latent, settings.channels * settings.canvas**2)
+        if self.linear is not None:
+            _silence(self.image)
 
     def forward(self, z: Tensor) -> Tensor:
         """z: (batch, latent), prior standard deviations. Returns (batch, channels, size, size)."""
@@ -109,7 +162,15 @@ class Decoder(nn.Module):
         for scale in self.scales:
             x = scale(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         image: Tensor = self.image(x)
-        return image
+        return image if self.linear is None else image + self._linear_image(z)
+
+    def _linear_image(self, z: Tensor) -> Tensor:
+        assert self.linear is not None
+        s = self.settings
+        canvas = _exactly(self.linear, z).reshape(-1, s.channels, s.canvas, s.canvas)
+        if s.canvas == s.size:
+            return canvas
+        return F.interpolate(canvas, size=(s.size, s.size), mode="bilinear", align_corners=False)
 
 
 class Vae(nn.Module):

@@ -1,0 +1,92 @@
+"""Probabilistic PCA: the best linear encoder and decoder, in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unblemish.errors import CalibrationError
+from unblemish.export.models.vae import Vae
+
+
+@dataclass(frozen=True)
+class Ppca:
+    """x = W z + mu + noise, with z ~ N(0, I) and noise variance `noise` per element.
+
+    Args:
+        decode: W, (elements, latent). encode: (W^T W + noise I)^-1 W^T, (latent, elements).
+        mean: mu, (elements,). noise: variance left, unit: squared intensity.
+        spread: posterior variance of each latent, (latent,).
+    """
+
+    decode: Tensor
+    encode: Tensor
+    mean: Tensor
+    noise: float
+    spread: Tensor
+
+
+def fit_ppca(samples: Tensor, latent: int) -> Ppca:
+    """Fit by the eigenvectors U and eigenvalues l of the sample covariance.
+
+        noise = mean of the eigenvalues left out        W = U diag(sqrt(l - noise))
+        (W^T W + noise I)^-1 W^T = diag(sqrt(l - noise) / l) U^T       spread = noise / l
+
+    Components without variance above the noise get W = 0 and spread 1: the prior.
+
+    Args:
+        samples: (count, elements).
+    Raises: CalibrationError where all samples are equal.
+    Source: Tipping and Bishop 1999, eqs. 6-8.
+    """
+    count, elements = samples.shape
+    mean = samples.mean(0)
+    centred = samples - mean
+    # The covariance has at most `count` eigenvalues above 0: those of the smaller Gram matrix.
+    values, vectors = torch.linalg.eigh((centred @ centred.T).double() / count)
+    values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
+    if float(values[0]) <= 1e-9 * elements:
+        raise CalibrationError(
+            "all normal images are equal, so there is no variation to learn. Give different images."
+        )
+    kept = min(latent, count - 1, elements)
+    noise = max(float(values[kept:].sum()) / max(elements - kept, 1), 1e-8)
+    signal = torch.zeros(latent, dtype=torch.float64)
+    signal[:kept] = (values[:kept] - noise).clamp_min(0.0)
+    total = signal + noise
+    axes = torch.zeros(elements, latent)
+    active = values[:kept] > noise
+    scale = (count * values[:kept]).clamp_min(1e-12).rsqrt()
+    axes[:, :kept] = (centred.T @ vectors[:, :kept].float()) * (scale * active).float()
+    return Ppca(
+        axes * signal.sqrt().float(),
+        (axes * (signal.sqrt() / total).float()).T.contiguous(),
+        mean,
+        noise,
+        torch.where(signal > 0, noise / total, torch.ones_like(total)).float(),
+    )
+
+
+@torch.no_grad()
+def fit_linear_part(network: Vae, images: Tensor) -> Ppca:
+    """Set the linear maps of a VAE, and its posterior variance, from images.
+
+    Args:
+        images: (count, C, size, size) in [-1, 1].
+    """
+    settings = network.settings
+    pooled = F.avg_pool2d(images, settings.size // settings.canvas).flatten(1)
+    fitted = fit_ppca(pooled, settings.latent)
+    decoder, encoder = network.decoder.linear, network.encoder.linear
+    assert decoder is not None
+    assert encoder is not None
+    decoder.weight.copy_(fitted.decode)
+    decoder.bias.copy_(fitted.mean)
+    encoder.weight.copy_(fitted.encode)
+    encoder.bias.copy_(-(fitted.encode @ fitted.mean))
+    if network.encoder.log_variance is not None:
+        network.encoder.log_variance.bias.copy_(fitted.spread.log())
+    return fitted

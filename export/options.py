@@ -1,0 +1,63 @@
+"""What an export is asked to do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from unblemish.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Settings of one export.
+
+    Args:
+        name: of the bundle; None for the file name of its folder.
+        encoder: include the encoder, which gives the start value of a search, where there is one.
+        discriminator: include the discriminator as a penalty; an error where there is none.
+        finetune: include graphs with free weights, for R-RGI without torch.
+        latent_input: name of the latent where an ONNX model has several inputs.
+        image_output: name of the image where an ONNX model has several outputs.
+        value_range: model intensities of black and white, of ONNX models; None reads them off the
+            last operator (Tanh, Sigmoid) or fails.
+        geometry: stretch, letterbox, tiles; None as in training, else stretch.
+        scale: tiles only: model pixels per native pixel; None as in training, else 1.
+        overlap: tiles only: share of a tile's side.
+        image_tolerance: largest difference of an image allowed, share of the intensity range.
+        gradient_tolerance: largest relative l2 error of a gradient allowed.
+        seed: of the latents that parity is measured on.
+    """
+
+    name: str | None = None
+    encoder: bool = True
+    discriminator: bool = False
+    finetune: bool = False
+    latent_input: str | None = None
+    image_output: str | None = None
+    value_range: tuple[float, float] | None = None
+    geometry: str | None = None
+    scale: float | None = None
+    overlap: float | None = None
+    image_tolerance: float = 1e-4
+    gradient_tolerance: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ConfigError(
+                    f"the range must be LOW,HIGH with LOW < HIGH; found {low},{high}."
+                )
+        if not (self.image_tolerance > 0 and self.gradient_tolerance > 0):
+            raise ConfigError("tolerances of the parity gate must be positive.")
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """Read 'LOW,HIGH'. Raises: ConfigError where it is something else."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--range wants LOW,HIGH, such as -1,1; found '{text}'.") from error
+    return low, high

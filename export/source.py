@@ -1,0 +1,102 @@
+"""What is to be exported, brought to one form: ONNX models from z and image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from unblemish.errors import ConfigError, MissingDependencyError, ModelError
+from unblemish.export.options import ExportOptions
+
+LATENT, IMAGE, LOGIT = "z", "image", "logit"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A generator and its company, before gradients.
+
+    Args:
+        kind: vae, pggan, burgess, onnx.
+        generator: 'z' (batch, latent) -> 'image' (batch, C, H, W).
+        trainable: the same with every weight an initialiser of its own, for fine-tuning.
+        encoder: 'image' -> 'z'. discriminator: 'image' -> 'logit'.
+        oracle: the torch network behind the generator, where there is one.
+        parameters: weights of the generator.
+    """
+
+    kind: str
+    generator: onnx.ModelProto
+    latent: int
+    channels: int
+    height: int
+    width: int
+    low: float
+    high: float
+    parameters: int
+    trainable: onnx.ModelProto
+    encoder: onnx.ModelProto | None = None
+    discriminator: onnx.ModelProto | None = None
+    oracle: Any = None
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+def open_source(path: Path, options: ExportOptions) -> Source:
+    """Read a checkpoint or an ONNX generator.
+
+    Raises: ModelError where it cannot be read or converted; ConfigError where an option does not
+    fit; MissingDependencyError where a checkpoint is given and torch is not installed.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist or is no file. Give a checkpoint or .onnx file.")
+    if path.suffix.lower() == ".onnx":
+        from unblemish.export.onnx_source import open_onnx
+
+        source = open_onnx(path, options)
+    else:
+        source = _open_checkpoint(path, options)
+    if options.discriminator and source.discriminator is None:
+        raise ConfigError(f"{path} holds no discriminator. Leave out --discriminator.")
+    return source
+
+
+def _open_checkpoint(path: Path, options: ExportOptions) -> Source:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("torch", "train", "exporting a checkpoint") from error
+    from unblemish.export.from_torch import to_onnx
+    from unblemish.export.models.checkpoint import load_model
+
+    model = load_model(path)
+    picture = (model.channels, model.size, model.size)
+
+    def part(network: Any, shape: tuple[int, ...], names: tuple[str, str]) -> onnx.ModelProto:
+        return to_onnx(network, shape, input_name=names[0], output_name=names[1])
+
+    wanted = {
+        "encoder": model.encoder if options.encoder else None,
+        "discriminator": model.discriminator if options.discriminator else None,
+    }
+    encoder, discriminator = wanted["encoder"], wanted["discriminator"]
+    generator = part(model.generator, (model.latent,), (LATENT, IMAGE))
+    trainable = generator
+    if options.finetune:
+        trainable = to_onnx(
+            model.trainable or model.generator,
+            (model.latent,),
+            input_name=LATENT,
+            output_name=IMAGE,
+            fold=False,
+        )
+    return Source(
+        model.kind, generator, model.latent, model.channels, model.size, model.size,
+        model.low, model.high, sum(p.numel() for p in model.generator.parameters()), trainable,
+        encoder=part(encoder, picture, (IMAGE, LATENT)) if encoder is not None else None,
+        discriminator=(
+            part(discriminator, picture, (IMAGE, LOGIT)) if discriminator is not None else None
+        ),
+        oracle=model.generator, preprocess=dict(model.preprocess),
+    )  # fmt: skip
