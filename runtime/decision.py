@@ -14,6 +14,7 @@ from unblemish.errors import ConfigError
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.regions import measure_regions
+from unblemish.runtime.weighting import ScoreWeight
 
 Score = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -24,18 +25,22 @@ def decide(
     calibration: Calibration | None,
     *,
     millimetres_per_pixel: float | None = None,
+    weight: ScoreWeight | None = None,
 ) -> Inspection:
     """Apply the thresholds of a calibration to what a search found.
 
+    `weight` is that of the bundle, where its calibration has one (see `load_weight`).
     A part whose search broke down (`Status.NON_FINITE`) never passes.
 
     Raises: ConfigError where there is no calibration.
     """
     calibration = require_calibration(calibration)
-    score = smooth(found.score, calibration.smoothing_sigma)
+    weighted = found.score if weight is None else weight(found.score)
+    score = smooth(weighted, calibration.smoothing_sigma)
     mask = clean_mask(
         score > calibration.pixel_threshold, calibration.open_radius, calibration.min_area
     )
+    mask = drop_weak(mask, score, calibration.region_threshold)
     regions = measure_regions(mask, score, millimetres_per_pixel=millimetres_per_pixel)
     total = image_score(score)
     verdict: Literal["pass", "fail"] = (
@@ -89,6 +94,20 @@ def clean_mask(mask: Mask, open_radius: int, min_area: int) -> Mask:
         large[0] = False
         return np.asarray(large[labels], np.bool_)
     return out.astype(np.bool_)
+
+
+def drop_weak(mask: Mask, score: Score, threshold: float) -> Mask:
+    """Keep the 8-connected regions whose largest score is above `threshold`; 0 keeps them all.
+
+    Together with the pixel threshold this is thresholding with hysteresis: a region must be clear
+    somewhere, and then counts to its edge.
+    """
+    if threshold <= 0:
+        return mask
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    peaks = np.zeros(count, np.float32)
+    np.maximum.at(peaks, np.asarray(labels[mask], np.int64), score[mask])
+    return np.asarray((peaks > np.float32(threshold))[labels], np.bool_)
 
 
 def image_score(score: Score) -> float:

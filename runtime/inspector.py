@@ -20,6 +20,7 @@ from unblemish.runtime.options import SearchOptions
 from unblemish.runtime.search import Search
 from unblemish.runtime.solvers.loop import Clock
 from unblemish.runtime.solvers.protocol import Float
+from unblemish.runtime.weighting import load_weight
 
 
 class Inspector:
@@ -36,6 +37,7 @@ class Inspector:
         self, search: Search, *, deadline_ms: float | None = None, clock: Clock = time.perf_counter
     ) -> None:
         self.bundle = search.bundle
+        self._weight = load_weight(search.bundle)
         self._search: Search | None = search
         self._deadline_ms = deadline_ms
         self._clock = clock
@@ -155,6 +157,7 @@ class Inspector:
             found,
             manifest.calibration,
             millimetres_per_pixel=manifest.millimetres_per_pixel,
+            weight=self._weight,
         )
         seconds = self._clock() - began
         self._open().reserve(seconds)
