@@ -58,10 +58,15 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         content = path.read_bytes()
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}.") from error
+    return decode_image(content, str(path))
+
+
+def decode_image(content: bytes, name: str = "the image") -> Image:
+    """Decode the content of an image file; see `read_image`. `name` is what errors call it."""
     damage = _damage(content)
     if damage:
-        raise SourceError(f"cannot read {path}: {damage}. Copy the file again, or leave it out.")
-    return _checked(path, _decode(content))
+        raise SourceError(f"cannot read {name}: {damage}. Copy the file again, or leave it out.")
+    return _checked(name, _decode(content))
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:
@@ -150,22 +155,22 @@ def _decode(content: bytes) -> Image | None:
     return image[..., 0] if grey else cv2.cvtColor(np.asarray(image), cv2.COLOR_BGR2RGB)
 
 
-def _checked(path: Path, image: Image | None) -> Image:
+def _checked(name: str, image: Image | None) -> Image:
     if image is None:
         raise SourceError(
-            f"cannot read {path}: it is not an image in a known format, or it is damaged. "
+            f"cannot read {name}: it is not an image in a known format, or it is damaged. "
             "Expected PNG, JPEG, TIFF, BMP, WebP, PGM/PPM or JPEG 2000."
         )
     if image.dtype == np.float64:
         image = image.astype(np.float32)
     if image.dtype not in (np.uint8, np.uint16, np.float32):
         raise SourceError(
-            f"cannot read {path}: pixels of type {image.dtype}; expected uint8, uint16 or float32."
+            f"cannot read {name}: pixels of type {image.dtype}; expected uint8, uint16 or float32."
         )
     if image.dtype == np.float32 and not np.isfinite(image).all():
         bad = int(np.count_nonzero(~np.isfinite(image)))
         raise SourceError(
-            f"cannot read {path}: {bad} of {image.size} pixels are NaN or infinite. "
+            f"cannot read {name}: {bad} of {image.size} pixels are NaN or infinite. "
             "Replace them before inspection."
         )
     return image

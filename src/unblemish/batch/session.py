@@ -87,7 +87,8 @@ def run_batch(
     Args:
         listen: called with each record once its files are written.
         opener: makes the inspector.
-    Raises: ConfigError for a deadline that is not positive; BundleError, BackendError, SourceError
+    Raises: ConfigError for a deadline that is not positive or a bundle that is not calibrated;
+    BundleError, BackendError, SourceError
     where the bundle, the engine or the output folder does not work. Errors of single frames are
     records.
     """
@@ -95,7 +96,7 @@ def run_batch(
         raise ConfigError(f"the deadline is {options.deadline_ms} ms; expected more than 0.")
     if options.truth is not None:
         check_truth(sources, options.truth)
-    manifest = Bundle.open(options.bundle, verify=False).manifest
+    manifest = _calibrated(Bundle.open(options.bundle, verify=False))
     inspector = opener(options.bundle, options.inspector)
     album = _album(sources, manifest) if report_available() else None
     records: list[Record] = []
@@ -113,6 +114,15 @@ def run_batch(
     latency = latency_percentiles(records)
     report = None if album is None else _report(options, manifest, records, album, metrics, latency)
     return Outcome(tuple(records), latency, metrics, report)
+
+
+def _calibrated(bundle: Bundle) -> Manifest:
+    if bundle.manifest.calibration is None:
+        raise ConfigError(
+            f"bundle {bundle.path} is not calibrated, so there is no threshold to decide by. "
+            f"Run: unblemish calibrate {bundle.path} --normals DIR"
+        )
+    return bundle.manifest
 
 
 def _kept(

@@ -22,6 +22,8 @@ class Refine(str, Enum):
     RGI = "rgi"
     RRGI = "rrgi"
     NONE = "none"
+    L2 = "l2"
+    L1 = "l1"
 
 
 class Schedule(str, Enum):
@@ -33,7 +35,7 @@ class Schedule(str, Enum):
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle to inspect with.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, folders or videos.")],
+    files: Annotated[list[Path], typer.Argument(help="Image files, folders or videos.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     json_lines: Annotated[
         bool, typer.Option("--json", help="One JSON object per image on stdout, not the table.")
@@ -43,7 +45,10 @@ def inspect(
     ] = None,
     refine: Annotated[
         Refine | None,
-        typer.Option(help="rgi; rrgi, weights free at the end; none, first pass [the bundle's]."),
+        typer.Option(
+            help="rgi; rrgi, weights free at the end; none, the first pass alone; l2 and l1, "
+            "searches without a mask [the bundle's]."
+        ),
     ] = None,
     schedule: Annotated[
         Schedule, typer.Option(help="fast, or paper: as published, 2,000 steps.")
@@ -56,6 +61,10 @@ def inspect(
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine [its own choice].")
+    ] = None,
+    white: Annotated[
+        float | None,
+        typer.Option(help="Intensity of white in the images, e.g. 4095 [by their pixel type]."),
     ] = None,
     truth: Annotated[
         Path | None,
@@ -80,10 +89,11 @@ def inspect(
         "max_steps": max_steps,
         "backend": backend,
         "threads": threads,
+        "white": white,
     }
     settings = {name: value for name, value in asked.items() if value is not None}
     options = BatchOptions(bundle, out, deadline_ms, truth, settings)
-    raise typer.Exit(run_and_tell(options, list_sources(images, leave_out=out), json_lines))
+    raise typer.Exit(run_and_tell(options, list_sources(files, leave_out=out), json_lines))
 
 
 def run_and_tell(options: BatchOptions, sources: list[Source], json_lines: bool) -> int:
