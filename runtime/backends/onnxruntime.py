@@ -189,7 +189,7 @@ class OrtPair:
         return {self._wiring.gradients[name]: array for name, array in results.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Interface:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
