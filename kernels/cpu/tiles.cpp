@@ -61,7 +61,38 @@ double closed_form_strip(const ClosedFormTile& t, Extent e) {
   return sum;
 }
 
+// The channels of a pixel held in registers: nothing is read twice.
+template <size_t Channels>
+double closed_form_fused(const ClosedFormTile& t, Extent e) {
+  const float lam = t.lam;
+  const float twice_scale = 2.0f * t.scale;
+  const float* UNBLEMISH_RESTRICT x = t.x;
+  const float* UNBLEMISH_RESTRICT g = t.g;
+  float* UNBLEMISH_RESTRICT mask = t.mask;
+  float* UNBLEMISH_RESTRICT cotangent = t.cotangent;
+  double sum = 0.0;
+  float poison = 0.0f;
+#pragma omp simd reduction(+ : sum, poison)
+  for (size_t i = 0; i < e.count; ++i) {
+    float r[Channels];
+    float r2 = 0.0f;
+    for (size_t c = 0; c < Channels; ++c) {
+      r[c] = g[c * e.stride + i] - x[c * e.stride + i];
+      r2 += r[c] * r[c];
+      poison += rgi_poison(r[c]);
+    }
+    const float keep = rgi_keep(r2, lam);
+    mask[i] = 1.0f - keep;
+    sum += rgi_profile_loss(r2, keep, lam);
+    for (size_t c = 0; c < Channels; ++c)
+      cotangent[c * e.stride + i] = rgi_cotangent(r[c], keep, twice_scale);
+  }
+  return sum + poison;
+}
+
 double rgi_closed_form(const ClosedFormTile& t, Extent e) {
+  if (e.channels == 1) return closed_form_fused<1>(t, e);
+  if (e.channels == 3) return closed_form_fused<3>(t, e);
   double sum = 0.0;
   for (size_t s = 0; s < e.count; s += kStrip) {
     const ClosedFormTile part{t.x + s, t.g + s, t.lam, t.scale, t.mask + s, t.cotangent + s};
@@ -99,7 +130,36 @@ double gradient_strip(const GradientTile& t, Extent e) {
   return sum;
 }
 
+template <size_t Channels>
+double gradient_fused(const GradientTile& t, Extent e) {
+  const float lam = t.lam;
+  const float scale = t.scale;
+  const float* UNBLEMISH_RESTRICT x = t.x;
+  const float* UNBLEMISH_RESTRICT g = t.g;
+  const float* UNBLEMISH_RESTRICT mask = t.mask;
+  float* UNBLEMISH_RESTRICT cotangent = t.cotangent;
+  float* UNBLEMISH_RESTRICT mask_gradient = t.mask_gradient;
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+  for (size_t i = 0; i < e.count; ++i) {
+    const float keep = 1.0f - mask[i];
+    float r2 = 0.0f;
+    double fit = rgi_sparsity(mask[i], lam);
+    for (size_t c = 0; c < Channels; ++c) {
+      const float r = g[c * e.stride + i] - x[c * e.stride + i];
+      r2 += r * r;
+      fit += rgi_fit(r, keep);
+      cotangent[c * e.stride + i] = rgi_fit_cotangent(r, keep, 2.0f * scale);
+    }
+    sum += fit;
+    mask_gradient[i] = rgi_mask_gradient(mask[i], r2, lam, scale);
+  }
+  return sum;
+}
+
 double rgi_gradient(const GradientTile& t, Extent e) {
+  if (e.channels == 1) return gradient_fused<1>(t, e);
+  if (e.channels == 3) return gradient_fused<3>(t, e);
   double sum = 0.0;
   for (size_t s = 0; s < e.count; s += kStrip) {
     const GradientTile part{t.x + s,         t.g + s, t.mask + s, t.lam, t.scale, t.cotangent + s,
