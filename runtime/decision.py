@@ -37,10 +37,7 @@ def decide(
     calibration = require_calibration(calibration)
     weighted = found.score if weight is None else weight(found.score)
     score = smooth(weighted, calibration.smoothing_sigma)
-    mask = clean_mask(
-        score > calibration.pixel_threshold, calibration.open_radius, calibration.min_area
-    )
-    mask = drop_weak(mask, score, calibration.region_threshold)
+    mask = mask_of(score, calibration)
     regions = measure_regions(mask, score, millimetres_per_pixel=millimetres_per_pixel)
     total = image_score(score)
     verdict: Literal["pass", "fail"] = (
@@ -81,6 +78,13 @@ def smooth(score: Score, sigma: float) -> Score:
     side = 2 * math.ceil(3 * sigma) + 1
     out = cv2.GaussianBlur(score, (side, side), sigma, borderType=cv2.BORDER_REFLECT_101)
     return np.asarray(out, np.float32)
+
+
+def mask_of(score: Score, calibration: Calibration) -> Mask:
+    """Threshold and clean a smoothed score map."""
+    raw = score > calibration.pixel_threshold
+    mask = clean_mask(raw, calibration.open_radius, calibration.min_area)
+    return drop_weak(mask, score, calibration.region_threshold)
 
 
 def clean_mask(mask: Mask, open_radius: int, min_area: int) -> Mask:
