@@ -62,8 +62,8 @@ class GraphBuilder:
             op_type, [name or "" for name in inputs], [], **_plain_attributes(attributes)
         )
         known = self._emitted.get(_key(node))
-        if known is not None and len(known) >= outputs:
-            return known[:outputs]
+        if known is not None:
+            return known[:outputs] if len(known) >= outputs else self._widen(known, outputs)
         node.output.extend(self.fresh(op_type) for _ in range(outputs))
         self._infer(node)
         return self._place(node)
@@ -220,6 +220,18 @@ class GraphBuilder:
             raise ModelError(f"the graph has no value '{name}'")
         return self.values[name]
 
+    def _widen(self, known: tuple[str, ...], outputs: int) -> tuple[str, ...]:
+        """Ask an emitted node for further outputs."""
+        node = self.producer[known[0]]
+        earlier = {name: self.values[name] for name in known if name}
+        node.output.extend(self.fresh(node.op_type) for _ in range(outputs - len(known)))
+        self._infer(node)
+        self.values |= earlier
+        for name in node.output:
+            self.producer[name] = node
+        self._emitted[_key(node)] = tuple(node.output)
+        return tuple(node.output)
+
     def _fold_shape(self, node: onnx.NodeProto) -> bool:
         dims = self._value(node.input[0]).dims
         if dims is None or not all(isinstance(d, int) for d in dims):
@@ -248,7 +260,10 @@ class GraphBuilder:
         if node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
             return False
         arrays = {name: self.constant_value(name) for name in node.input if name}
-        if any(array is None for array in arrays.values()) or not self._small(node):
+        if any(array is None for array in arrays.values()):
+            return False
+        given = sum(array.size for array in arrays.values() if array is not None)
+        if not self._small(node, min(max(given, 1024), FOLD_LIMIT)):
             return False
         results = simplify.evaluate(node, arrays, self.opset)
         if results is None:
@@ -258,12 +273,12 @@ class GraphBuilder:
                 self._alias[name] = self.const(result.astype(self.dtype(name), copy=False))
         return True
 
-    def _small(self, node: onnx.NodeProto) -> bool:
+    def _small(self, node: onnx.NodeProto, limit: int) -> bool:
         for name in node.output:
             dims = self.values[name].dims if name else ()
             if dims is None or not all(isinstance(d, int) for d in dims):
                 return False
-            if int(np.prod([int(d) for d in dims], dtype=np.int64)) > FOLD_LIMIT:  # type: ignore[arg-type]
+            if int(np.prod([int(d) for d in dims], dtype=np.int64)) > limit:  # type: ignore[arg-type]
                 return False
         return True
 

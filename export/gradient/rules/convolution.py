@@ -2,8 +2,8 @@
 
 With X (N, C, S), W (M, C/g, k), stride s, dilation d, pads p and extent K = (k−1)d + 1, per axis:
 Y[o] = Σ_k W[k] X[s o + d k − p], so
-    grad_X[i] = Σ W[k] ct[o] over s o + d k − p = i   — a transposed convolution of ct,
-    grad_W[k] = Σ_o ct[o] X[s o + d k − p]            — a convolution of X by ct, stride d, dilation s.
+    grad_X[i] = Σ W[k] ct[o] over s o + d k − p = i — a transposed convolution of ct,
+    grad_W[k] = Σ_o ct[o] X[s o + d k − p] — a convolution of X by ct, stride d, dilation s.
 At stride 1 the former is a convolution by the kernel turned over, with pads K − 1 − p.
 """
 
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unblemish.errors import ModelError
 from unblemish.export.gradient.rule import ForwardNode, Name, RuleContext, rule, unsupported
-from unblemish.export.gradient.rules.windows import Window, crop_to, resolve, spatial
+from unblemish.export.gradient.rules.windows import Window, crop_to, resolve, spatial, spread
 
 Names = Sequence[Name | None]
 
@@ -54,7 +55,7 @@ def conv_transpose(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Na
 
 
 def _longer(ctx: RuleContext, name: Name, like: Name) -> bool:
-    """Output padding of a stride or more gives the convolution further windows, known or possible."""
+    """Whether output padding gave the convolution further windows, or may have."""
     have, want = spatial(ctx, name), spatial(ctx, like)
     return any(h is None or w is None or h != w for h, w in zip(have, want, strict=True))
 
@@ -87,38 +88,14 @@ def _input_gradient(
             window.kernel, window.strides, window.dilations, turned[:rank], turned[rank:]
         )
         return _conv(ctx, ct, _turn_over(ctx, w, group), around, group)
-    return _strided_input_gradient(ctx, ct, x, w, window, group)
-
-
-def _strided_input_gradient(
-    ctx: RuleContext, ct: Name, x: Name, w: Name, window: Window, group: int
-) -> Name:
-    """ConvTranspose, with the output padding that restores the positions lost by the last stride.
-
-    The lost ones number (S + p − K) mod s. Where S is symbolic, s − 1 are made and the rest cut off.
-    """
-    sizes = spatial(ctx, x)
-    extra, after = [], []
-    for size, e, s, b, a in zip(
-        sizes, window.extent, window.strides, window.before, window.after, strict=True
-    ):
-        known = size is not None or s == 1
-        extra.append((size + b + a - e) % s if size is not None else s - 1)
-        after.append(a if known else 0)
-    full = ctx.op(
-        "ConvTranspose", ct, w, kernel_shape=window.kernel, strides=window.strides, group=group,
-        dilations=window.dilations, pads=[*window.before, *after], output_padding=extra,
-    )  # fmt: skip
-    symbolic = any(z is None and s > 1 for z, s in zip(sizes, window.strides, strict=True))
-    return crop_to(ctx, full, x, sizes) if symbolic else full
+    return spread(ctx, ct, w, x, window, group)
 
 
 def _turn_over(ctx: RuleContext, w: Name, group: int) -> Name:
     """(M, C/g, k) → (C, M/g, k), channels exchanged within each group and the taps reversed."""
     shape = ctx.static_shape(w)
     if shape is None or None in shape:
-        raise_shape = "the kernel must have a static shape"
-        raise ValueError(raise_shape)
+        raise ModelError(f"the kernel '{w}' has no static shape, which its convolution's gradient needs")
     sizes = [int(s or 0) for s in shape]
     rank = len(sizes) - 2
     split = [group, sizes[0] // group, *sizes[1:]]
@@ -149,7 +126,7 @@ def _flip(ctx: RuleContext, name: Name, axes: list[int]) -> Name:
 def _kernel_gradient(
     ctx: RuleContext, x: Name, ct: Name, w: Name, window: Window, group: int
 ) -> Name:
-    """Convolve X by ct with batch and channels exchanged: (C/g, g N, S) * (M, N, o) → (C/g, M, k)."""
+    """Convolve X by ct, batch and channels exchanged: (C/g, g N, S) * (M, N, o) → (C/g, M, k)."""
     swap = [1, 0, *range(2, 2 + window.rank)]
     kernel = ctx.op("Transpose", ct, perm=swap)
     image = ctx.op("Transpose", x, perm=swap) if group == 1 else _by_group(ctx, x, group)

@@ -88,3 +88,30 @@ def crop_to(ctx: RuleContext, name: Name, like: Name, sizes: Sequence[int | None
     )
     zeros = ctx.const(np.zeros(rank, dtype=np.int64))
     return ctx.op("Slice", name, zeros, ends, ctx.const(np.arange(2, 2 + rank)))
+
+
+def spread(
+    ctx: RuleContext, ct: Name, w: Name, like: Name, window: Window, group: int
+) -> Name:
+    """Transposed convolution of `ct` by `w` to the spatial size of `like`: the way back of a window.
+
+    Per axis the last window ends e = s (o − 1) + K − b − S beyond `like`: positive, it is cut off
+    by a pad of e; negative, −e positions that no window reached are added by output padding. Where
+    S is symbolic, s − 1 are added and the rest is cut off.
+    """
+    sizes, windows = spatial(ctx, like), spatial(ctx, ct)
+    extra, after = [], []
+    for size, count, e, s, b, a in zip(
+        sizes, windows, window.extent, window.strides, window.before, window.after, strict=True
+    ):
+        excess = s * (count - 1) + e - b - size if size is not None and count is not None else None
+        if excess is None:
+            excess = a if s == 1 else 1 - s
+        extra.append(max(-excess, 0))
+        after.append(max(excess, 0))
+    full = ctx.op(
+        "ConvTranspose", ct, w, kernel_shape=window.kernel, strides=window.strides, group=group,
+        dilations=window.dilations, pads=[*window.before, *after], output_padding=extra,
+    )  # fmt: skip
+    symbolic = any(z is None and s > 1 for z, s in zip(sizes, window.strides, strict=True))
+    return crop_to(ctx, full, like, sizes) if symbolic else full
