@@ -14,15 +14,25 @@ from unblemish.runtime.search import Search
 
 Read = Callable[[], NDArray[Any]]
 
-STAGES = ("decode", "preprocess", "start", "forward", "backward", "kernels", "post", "image")
+STAGES = (
+    "decode",
+    "preprocess",
+    "start",
+    "forward",
+    "backward",
+    "kernels",
+    "solver",
+    "post",
+    "image",
+)
 _LEAST_IMAGES = 3
 
 
 def profile_stages(search: Search, images: Sequence[Read], *, seconds: float) -> dict[str, Times]:
     """Inspect the images over and over for about `seconds`, and return the time of each stage.
 
-    'start' is the choice of start values, 'kernels' all of the search but the engine and the
-    start, 'post' restoring, deciding and measuring, 'image' the sum. The first inspection is not
+    'start' is the choice of start values, 'solver' what the search takes beyond engine, kernels
+    and start, 'post' restoring, deciding and measuring, 'image' the sum. The first inspection is not
     counted. Without a calibration nothing is decided. 'steps' holds the number of steps, no time.
 
     Args:
@@ -52,12 +62,12 @@ def _inspect(search: Search, read: Read) -> dict[str, float]:
 
 
 def _row(timings: Any, decode: float, decided: float, image: float) -> dict[str, float]:
-    engine = {name: timings.get(name, 0.0) for name in ("start", "forward", "backward")}
+    engine = {name: timings.get(name, 0.0) for name in ("start", "forward", "backward", "kernels")}
     return {
         "decode": decode,
         "preprocess": timings["preprocess"],
         **engine,
-        "kernels": max(0.0, timings["search"] - sum(engine.values())),
+        "solver": max(0.0, timings["search"] - sum(engine.values())),
         "post": timings["restore"] + decided,
         "image": image,
     }

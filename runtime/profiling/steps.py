@@ -55,14 +55,7 @@ def profile_steps(
     """
     ours = _EngineStep(open_backend(backend, threads).pair(*_pair_files(bundle)), bundle, kernels)
     theirs = None if baseline is None else _baseline(baseline, bundle, threads)
-    rows: list[dict[str, float]] = []
-    until = perf_counter() + seconds
-    for round_ in range(-_WARM_UP, 100_000):
-        row = {**ours.run(), **({} if theirs is None else _prefixed(theirs.run()))}
-        if round_ >= 0:
-            rows.append(row)
-        if len(rows) >= _LEAST_ROUNDS and perf_counter() > until:
-            break
+    rows = _rounds(ours, theirs, seconds)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     times = {name: Times.of(values) for name, values in columns.items()}
     mine = {name: t for name, t in times.items() if not name.startswith("baseline ")}
@@ -105,6 +98,21 @@ class _EngineStep:
         if self._kernel is not None:
             stages["kernels"] = between - forwarded
         return {name: 1e3 * spent for name, spent in stages.items()}
+
+
+def _rounds(
+    ours: _EngineStep, theirs: _EngineStep | None, seconds: float
+) -> list[dict[str, float]]:
+    def round_() -> dict[str, float]:
+        return {**ours.run(), **({} if theirs is None else _prefixed(theirs.run()))}
+
+    for _ in range(_WARM_UP):
+        round_()
+    rows: list[dict[str, float]] = []
+    until = perf_counter() + seconds
+    while len(rows) < _LEAST_ROUNDS or perf_counter() < until:
+        rows.append(round_())
+    return rows
 
 
 def _closed_form(

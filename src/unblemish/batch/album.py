@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from unblemish.batch.run import Result
+from unblemish.calibration.metrics.truth import NORMAL
 from unblemish.images import Image
 from unblemish.report.overlay import draw_overlay, heat_map, png_bytes, side_by_side
 from unblemish.report.page import Figure
@@ -45,10 +46,12 @@ class Album:
             heapq.heapreplace(kept, (score, -self._count, make()))
 
     def figures(self) -> dict[str, tuple[Figure, ...]]:
-        """Category -> pictures, in the order the frames came."""
+        """Category -> pictures, in the order the frames came; the normal category last."""
         return {
             category: tuple(entry[2] for entry in sorted(kept, key=lambda e: -e[1]))
-            for category, kept in sorted(self._kept.items())
+            for category, kept in sorted(
+                self._kept.items(), key=lambda item: (item[0] == NORMAL, item[0])
+            )
         }
 
 

@@ -143,8 +143,8 @@ def _text(result: dict[str, Any]) -> str:
             "",
             f"machine   {machine['gflops']:.0f} GFLOP/s matrix product ({machine['gemm']}), "
             f"{machine['gigabytes']:.1f} GB/s copy",
-            f"step      {roof['flops'] / 1e9:.3f} GFLOP, {roof['bytes_moved'] / 1e6:.1f} MB at least; "
-            f"{roof['gflops']:.0f} GFLOP/s reached",
+            f"step      {roof['flops'] / 1e9:.3f} GFLOP, {roof['bytes_moved'] / 1e6:.1f} MB at "
+            f"least; {roof['gflops']:.0f} GFLOP/s reached",
             f"roofline  {roof['compute_ms']:.2f} ms by arithmetic, {roof['memory_ms']:.2f} ms by "
             f"memory: {roof['share']:.0%} of the {roof['limit']} limit",
         ]

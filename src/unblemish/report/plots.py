@@ -76,6 +76,8 @@ def histogram(
         axes.hist(group, bins=list(edges), color=colour, alpha=0.55, label=f"{name} ({group.size})")
     if log_y:
         axes.set_yscale("log")
+    else:
+        axes.yaxis.get_major_locator().set_params(integer=True)
     return _finish(figure, axes, mark, legend=True)
 
 
@@ -88,7 +90,7 @@ def bar_plot(
 ) -> bytes:
     """Draw bars, one cluster per label and one colour per group. Returns PNG."""
     figure, axes = _canvas(title, "", y_label)
-    width = 0.8 / max(len(groups), 1)
+    width = min(0.25, 0.8 / max(len(groups), 1))
     base = np.arange(len(labels), dtype=float)
     for index, (name, heights) in enumerate(groups.items()):
         offset = (index - (len(groups) - 1) / 2) * width
@@ -98,6 +100,7 @@ def bar_plot(
         axes.bar_label(bars, fmt="%.3g", fontsize=8, color=_INK, padding=2)
     axes.set_xticks(base, list(labels))
     axes.margins(y=0.12)
+    axes.set_xlim(-0.6, max(len(labels), 3) - 0.4)
     axes.grid(axis="x", visible=False)
     return _finish(figure, axes, None, legend=len(groups) > 1)
 
@@ -124,7 +127,9 @@ def _finish(figure: Figure, axes: Axes, mark: tuple[float, str] | None, *, legen
     if mark is not None:
         axes.axvline(mark[0], color=_INK, linewidth=1.2, linestyle="--", label=mark[1])
     if legend or mark is not None:
-        axes.legend(frameon=False, fontsize=9)
+        handles, labels = axes.get_legend_handles_labels()
+        place = {"loc": "outside lower center", "ncols": min(len(labels), 5)}
+        figure.legend(handles, labels, frameon=False, fontsize=9, **place)
     stream = io.BytesIO()
     # No date and no version: equal numbers give equal bytes.
     metadata: dict[str, Any] = {"Software": None}
