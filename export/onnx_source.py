@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from unblemish.errors import ConfigError, ModelError
 from unblemish.export.flops import cost, value_shapes
 from unblemish.export.options import ExportOptions
-from unblemish.export.source import IMAGE, LATENT, Source
+from unblemish.export.source import IMAGE, LATENT, Original, Source
 
 BATCH = "batch"
 RANGES = {"Tanh": (-1.0, 1.0), "Sigmoid": (0.0, 1.0)}
@@ -28,6 +28,12 @@ def open_onnx(path: Path, options: ExportOptions) -> Source:
     model = _read(path)
     latent_input = _latent_input(model, options, path)
     output = _image_output(model, options, path)
+    original = Original(
+        path.read_bytes(),
+        latent_input.name,
+        output.name,
+        tuple(d.dim_value for d in list(latent_input.type.tensor_type.shape.dim)[1:]),
+    )
     low, high = options.value_range or _range_of(model, output.name, path)
     model = _with_flat_latent(model, latent_input, path)
     latent = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
@@ -49,7 +55,7 @@ def open_onnx(path: Path, options: ExportOptions) -> Source:
     del model.graph.value_info[:]  # they may state the old batch
     return Source(
         "onnx", model, latent, shape[1], shape[2], shape[3], low, high,
-        cost(model).parameters, model,
+        cost(model).parameters, model, original=original,
     )  # fmt: skip
 
 

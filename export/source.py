@@ -15,6 +15,16 @@ LATENT, IMAGE, LOGIT = "z", "image", "logit"
 
 
 @dataclass(frozen=True)
+class Original:
+    """An ONNX file as given: `latent` is the name of its input, `shape` that of one latent."""
+
+    content: bytes
+    latent: str
+    image: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Source:
     """A generator and its company, before gradients.
 
@@ -23,7 +33,8 @@ class Source:
         generator: 'z' (batch, latent) -> 'image' (batch, C, H, W).
         trainable: the same with every weight an initialiser of its own, for fine-tuning.
         encoder: 'image' -> 'z'. discriminator: 'image' -> 'logit'.
-        oracle: the torch network behind the generator, where there is one.
+        oracles: torch networks behind 'generator', 'encoder', 'discriminator', where there are any.
+        original: the ONNX file as it was given, with the name and shape of its latent.
         parameters: weights of the generator.
     """
 
@@ -39,7 +50,8 @@ class Source:
     trainable: onnx.ModelProto
     encoder: onnx.ModelProto | None = None
     discriminator: onnx.ModelProto | None = None
-    oracle: Any = None
+    oracles: dict[str, Any] = field(default_factory=dict)
+    original: Original | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,5 +110,9 @@ def _open_checkpoint(path: Path, options: ExportOptions) -> Source:
         discriminator=(
             part(discriminator, picture, (IMAGE, LOGIT)) if discriminator is not None else None
         ),
-        oracle=model.generator, preprocess=dict(model.preprocess),
+        oracles={
+            "generator": model.generator,
+            **{name: network for name, network in wanted.items() if network is not None},
+        },
+        preprocess=dict(model.preprocess),
     )  # fmt: skip

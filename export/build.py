@@ -1,0 +1,53 @@
+"""From a checkpoint or ONNX file to a bundle, checked before it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unblemish.bundle import Bundle, write_bundle
+from unblemish.errors import ConfigError, MissingDependencyError
+from unblemish.export.options import ExportOptions
+from unblemish.export.plan import Plan, files_of, manifest_of, plan_bundle
+from unblemish.files import sha256_of
+
+
+def plan(source: Path, options: ExportOptions) -> Plan:
+    """Read `source` and make every graph, writing nothing.
+
+    Raises: ModelError, UnsupportedOperatorError, ConfigError as the parts do;
+    MissingDependencyError where onnx, or for a checkpoint torch, is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("onnx", "onnx", "exporting a model") from error
+    from unblemish.export.source import open_source
+
+    return plan_bundle(open_source(source, options), options)
+
+
+def build_bundle(source: Path, out: Path, *, options: ExportOptions | None = None) -> Bundle:
+    """Make a bundle of a checkpoint or an ONNX generator.
+
+    Args:
+        source: one of our checkpoints, one in a known layout, or an `.onnx` generator.
+        out: folder of the bundle; an old bundle there is replaced, anything else is left alone.
+    Returns: the bundle, verified by the parity gate, whose figures are in its manifest.
+    Raises: as `plan`; ModelError where parity fails, naming the figure; BundleError where `out`
+    cannot be written. In each case nothing is written.
+    """
+    options = options or ExportOptions()
+    made = plan(source, options)
+    return write_plan(made, source, out, options)
+
+
+def write_plan(made: Plan, source: Path, out: Path, options: ExportOptions) -> Bundle:
+    """Check a plan by the parity gate and write it."""
+    from unblemish.export.parity import check_parity
+
+    name = options.name or out.stem
+    if not name:
+        raise ConfigError("the bundle needs a name: give --name or another --out.")
+    figures = check_parity(made.source, made.graphs, made.fused, made.weights, options)
+    manifest = manifest_of(made, source, sha256_of(source), name, options, figures)
+    return write_bundle(out, files_of(made), manifest)

@@ -1,0 +1,186 @@
+"""What a bundle would hold: graphs, costs and the manifest, before anything is written."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from unblemish.bundle.manifest import GraphRole
+from unblemish.errors import ConfigError
+from unblemish.export import differentiate
+from unblemish.export.flops import Cost, cost, kept_bytes, weights_of
+from unblemish.export.options import ExportOptions
+from unblemish.export.passes import optimise
+from unblemish.export.source import IMAGE, LATENT, Source
+
+WEIGHTS = "finetune_weights.npz"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that would be written.
+
+    Args:
+        graphs: by role, optimised, as they will be written.
+        fused: gradient of the generator in one graph, for the parity gate alone.
+        costs: by role. kept: bytes held between forward and backward at batch 1.
+        weights: initial weights of the fine-tuning graphs.
+    """
+
+    source: Source
+    graphs: dict[GraphRole, onnx.ModelProto]
+    fused: onnx.ModelProto
+    costs: dict[GraphRole, Cost]
+    kept: int
+    weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def step_flops(self) -> int:
+        """Arithmetic of one value-and-gradient step."""
+        return self.costs["generator_forward"].flops + self.costs["generator_backward"].flops
+
+
+def plan_bundle(source: Source, options: ExportOptions) -> Plan:
+    """Differentiate and optimise every graph that the options ask for.
+
+    Raises: UnsupportedOperatorError where the model has an operator without gradient rule.
+    """
+    generator = optimise(source.generator)
+    ways = differentiate(generator, wrt=[LATENT], outputs=[IMAGE])
+    graphs: dict[GraphRole, onnx.ModelProto] = {
+        "generator": generator,
+        "generator_forward": optimise(ways.forward),
+        "generator_backward": optimise(ways.backward),
+    }
+    if source.encoder is not None:
+        graphs["encoder"] = optimise(source.encoder)
+    if source.discriminator is not None:
+        there_and_back = differentiate(optimise(source.discriminator), wrt=[IMAGE])
+        graphs["discriminator_forward"] = optimise(there_and_back.forward)
+        graphs["discriminator_backward"] = optimise(there_and_back.backward)
+    weights: dict[str, NDArray[np.float32]] = {}
+    if options.finetune:
+        weights = _finetune(source, graphs)
+    kept = [value.name for value in graphs["generator_forward"].graph.output if value.name != IMAGE]
+    return Plan(
+        source, graphs, optimise(ways.fused), {role: cost(g) for role, g in graphs.items()},
+        kept_bytes(graphs["generator_forward"], kept), weights,
+    )  # fmt: skip
+
+
+def _finetune(
+    source: Source, graphs: dict[GraphRole, onnx.ModelProto]
+) -> dict[str, NDArray[np.float32]]:
+    """Add the graphs with free weights; the weights are fed, so the graphs hold none."""
+    weights = weights_of(source.trainable)
+    # The trainable form itself: passes would merge weights, and change what an update means.
+    ways = differentiate(source.trainable, wrt=[LATENT, *weights], outputs=[IMAGE])
+    for role, model in (("finetune_forward", ways.forward), ("finetune_backward", ways.backward)):
+        graphs[role] = optimise(_without(model, weights))  # type: ignore[index]
+    return weights
+
+
+def _without(model: onnx.ModelProto, weights: dict[str, Any]) -> onnx.ModelProto:
+    fed = [t for t in model.graph.initializer if t.name in weights]
+    for tensor in fed:
+        model.graph.initializer.remove(tensor)
+    return model
+
+
+def files_of(plan: Plan) -> dict[str, bytes]:
+    """Name inside the bundle -> content."""
+    files = {graph_file(role): m.SerializeToString() for role, m in plan.graphs.items()}
+    if plan.weights:
+        stream = io.BytesIO()
+        np.savez(stream, **plan.weights)  # type: ignore[arg-type]
+        files[WEIGHTS] = stream.getvalue()
+    return files
+
+
+def graph_file(role: str) -> str:
+    """File of a graph inside the bundle."""
+    return f"graphs/{role}.onnx"
+
+
+def manifest_of(
+    plan: Plan, path: Path, sha256: str, name: str, options: ExportOptions,
+    parity: dict[str, float],
+) -> dict[str, Any]:  # fmt: skip
+    """Fields of the manifest, without the file records."""
+    from unblemish import __version__
+
+    source = plan.source
+    rgi: dict[str, Any] = {}
+    if "encoder" in plan.graphs:
+        rgi["start"] = "encoder"
+    if "discriminator_forward" in plan.graphs:
+        rgi["discriminator_weight"] = 0.1  # seed 000, section 4.1 and appendix D
+    return {
+        "name": name,
+        "created_by": __version__,
+        "model": {
+            "kind": source.kind, "latent_size": source.latent, "parameters": source.parameters,
+            "source": path.name, "source_sha256": sha256,
+        },
+        "graphs": {role: _graph(role, plan) for role in plan.graphs},
+        "finetune_weights": WEIGHTS if plan.weights else None,
+        "preprocess": _preprocess(source, options),
+        "rgi": rgi,
+        "parity": parity,
+    }  # fmt: skip
+
+
+def _preprocess(source: Source, options: ExportOptions) -> dict[str, Any]:
+    trained = source.preprocess
+    chosen = {
+        name: value
+        for name, value in (
+            ("geometry", options.geometry), ("scale", options.scale), ("overlap", options.overlap),
+        )
+        if value is not None
+    }  # fmt: skip
+    if source.channels not in (1, 3):
+        raise ConfigError(f"images must have 1 or 3 channels; the model has {source.channels}.")
+    return {
+        **{n: trained[n] for n in ("geometry", "scale", "overlap") if n in trained},
+        **chosen,
+        "width": source.width, "height": source.height, "channels": source.channels,
+        "low": source.low, "high": source.high,
+    }  # fmt: skip
+
+
+def _graph(role: GraphRole, plan: Plan) -> dict[str, Any]:
+    graph = plan.graphs[role].graph
+    forward, backward = role.endswith("_forward"), role.endswith("_backward")
+
+    def role_of(name: str, output: bool) -> str:
+        if name.startswith("ct_"):
+            return "cotangent"
+        if backward:
+            return "gradient" if output else "kept"
+        if name in plan.weights and not output:
+            return "weight"
+        known = {LATENT: "latent", IMAGE: "image", "logit": "logit"}
+        return known.get(name, "kept" if forward else "feature")
+
+    return {
+        "file": graph_file(role),
+        "inputs": [_tensor(value, role_of(value.name, False)) for value in graph.input],
+        "outputs": [_tensor(value, role_of(value.name, True)) for value in graph.output],
+        "flops": plan.costs[role].flops,
+    }
+
+
+def _tensor(value: onnx.ValueInfoProto, role: str) -> dict[str, Any]:
+    kind = value.type.tensor_type
+    return {
+        "name": value.name,
+        "shape": [d.dim_param or d.dim_value for d in kind.shape.dim],
+        "dtype": np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name,
+        "role": role,
+    }

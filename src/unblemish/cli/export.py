@@ -1,0 +1,111 @@
+"""`unblemish export`: a deployable bundle from a checkpoint or an ONNX generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from unblemish.bundle import Bundle
+    from unblemish.export.plan import Plan
+
+DEFAULT_GRADIENT, DEFAULT_IMAGE = 1e-3, 1e-4
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors) or .onnx file.")],
+    out: Annotated[Path, typer.Option(help="Bundle to write, a folder such as part.bundle.")],
+    name: Annotated[str | None, typer.Option(help="Name of the bundle [that of --out].")] = None,
+    encoder: Annotated[
+        bool, typer.Option(help="Include the encoder, which gives the start of a search.")
+    ] = True,
+    discriminator: Annotated[
+        bool, typer.Option("--discriminator", help="Include the discriminator as a penalty.")
+    ] = False,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Include weight gradients: R-RGI without torch.")
+    ] = False,
+    latent_input: Annotated[
+        str | None, typer.Option(help="ONNX: name of the latent input.")
+    ] = None,
+    image_output: Annotated[
+        str | None, typer.Option(help="ONNX: name of the image output.")
+    ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option("--range", help="ONNX: model intensity of black and white, as --range=-1,1."),
+    ] = None,
+    geometry: Annotated[
+        str | None, typer.Option(help="stretch, letterbox or tiles [as in training].")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="tiles: model pixels per native pixel [as in training].")
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="tiles: share of a tile's side [0.25].")
+    ] = None,
+    image_tolerance: Annotated[
+        float, typer.Option(help="Largest image difference allowed, share of the range.")
+    ] = DEFAULT_IMAGE,
+    gradient_tolerance: Annotated[
+        float, typer.Option(help="Largest relative gradient error allowed.")
+    ] = DEFAULT_GRADIENT,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be built, and write nothing.")
+    ] = False,
+) -> None:
+    """Export a generator with its gradients; a graph that strays from the model is refused."""
+    from unblemish.export.build import plan, write_plan
+    from unblemish.export.options import ExportOptions, parse_range
+
+    options = ExportOptions(
+        name=name, encoder=encoder, discriminator=discriminator, finetune=finetune,
+        latent_input=latent_input, image_output=image_output,
+        value_range=None if value_range is None else parse_range(value_range),
+        geometry=geometry, scale=scale, overlap=overlap,
+        image_tolerance=image_tolerance, gradient_tolerance=gradient_tolerance,
+    )  # fmt: skip
+    made = plan(source, options)
+    _print_plan(made, out)
+    if dry_run:
+        typer.echo("dry run: nothing was written")
+        return
+    _print_parity(write_plan(made, source, out, options))
+
+
+def _print_plan(made: Plan, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    source = made.source
+    console = Console()
+    console.print(
+        f"{out}: {source.kind}, latent {source.latent}, "
+        f"{source.width}x{source.height}x{source.channels} in [{source.low:g}, {source.high:g}], "
+        f"{source.parameters:,} parameters",
+        markup=False,
+    )
+    table = Table()
+    for heading in ("graph", "nodes", "MB", "MFLOP"):
+        table.add_column(heading, justify="left" if heading == "graph" else "right")
+    for role, model in made.graphs.items():
+        table.add_row(
+            role, str(len(model.graph.node)), f"{model.ByteSize() / 1e6:.1f}",
+            f"{made.costs[role].flops / 1e6:,.1f}",
+        )  # fmt: skip
+    console.print(table)
+    if made.weights:
+        size = sum(array.nbytes for array in made.weights.values())
+        console.print(f"{len(made.weights)} free weights, {size / 1e6:.1f} MB")
+    console.print(
+        f"one step (value and gradient): {made.step_flops() / 1e6:,.1f} MFLOP; "
+        f"{made.kept / 1e6:.2f} MB kept between forward and backward per image"
+    )
+
+
+def _print_parity(bundle: Bundle) -> None:
+    figures = ", ".join(f"{n} {value:.1e}" for n, value in bundle.manifest.parity.items())
+    typer.echo(f"parity: {figures}")
+    typer.echo(f"wrote {bundle.path}; next: unblemish calibrate {bundle.path} --normals DIR")
