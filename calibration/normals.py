@@ -16,6 +16,7 @@ from unblemish.calibration.defects.shapes import SMALLEST_SIDE
 from unblemish.calibration.thresholds import FEWEST
 from unblemish.errors import CalibrationError, ConfigError, SourceError
 from unblemish.images import list_images, read_image
+from unblemish.runtime.frames import to_unit
 
 KINDS: tuple[tuple[Shape, Fill], ...] = tuple((shape, fill) for fill in FILLS for shape in SHAPES)
 
@@ -36,61 +37,65 @@ class Normals:
 
 
 def choose_normals(
-    folder: str | os.PathLike[str], *, share: float = 1.0, most: int | None = None, seed: int = 0
+    folder: str | os.PathLike[str],
+    *,
+    share: float = 1.0,
+    most: int | None = None,
+    seed: int = 0,
+    white: float | None = None,
 ) -> Normals:
-    """List the images of a folder, draw those to use, and set aside what cannot be read.
+    """List the images of a folder, set aside what cannot be used, and draw.
+
+    The order is that of training: with the folder, seed and held-back share of a training run, the
+    images drawn are those it was not trained on.
 
     Args:
-        share: of the images, drawn at random: hold back a part of a folder that is also trained on.
+        share: of the readable images, drawn at random.
         most: largest number used.
+        white: intensity of white in the images, where it is not that of their dtype.
     Raises: SourceError where the folder is missing or empty; ConfigError where `share` or `most`
         is out of range; CalibrationError where fewer than 10 images can be used.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"the share of normal images must lie in (0, 1]; found {share}.")
     if most is not None and most < FEWEST:
-        raise ConfigError(
-            f"calibration needs at least {FEWEST} normal images; {most} were allowed."
-        )
-    paths = list_images(folder)
-    order = np.random.default_rng([seed, 0]).permutation(len(paths))
-    drawn = [paths[i] for i in order[: max(1, round(share * len(paths)))]]
-    used, sizes, rejected = _readable(drawn, most)
-    if len(used) < FEWEST:
-        raise CalibrationError(_too_few(folder, len(drawn), len(used), rejected))
-    return Normals(tuple(used), tuple(sorted(sizes)), tuple(rejected))
-
-
-def _readable(
-    paths: Sequence[Path], most: int | None
-) -> tuple[list[Path], set[tuple[int, int]], list[tuple[Path, str]]]:
-    used: list[Path] = []
-    sizes: set[tuple[int, int]] = set()
+        raise ConfigError(f"calibration needs {FEWEST} normal images or more; {most} were allowed.")
+    sizes: dict[Path, tuple[int, int]] = {}
     rejected: list[tuple[Path, str]] = []
-    for path in paths:
-        if most is not None and len(used) == most:
-            break
-        try:
-            height, width = read_image(path).shape[:2]
-        except SourceError as error:
-            rejected.append((path, str(error)))
-            continue
-        if min(height, width) < SMALLEST_SIDE:
-            smallest = f"at least {SMALLEST_SIDE} px a side are needed"
-            rejected.append((path, f"{path}: {width} x {height} px; {smallest}."))
-            continue
-        used.append(path)
-        sizes.add((height, width))
-    return used, sizes, rejected
+    for path in list_images(folder):
+        size = _usable_size(path, white)
+        if isinstance(size, str):
+            rejected.append((path, size))
+        else:
+            sizes[path] = size
+    good = list(sizes)
+    order = np.random.default_rng([seed, len(good)]).permutation(len(good))
+    drawn = [good[index] for index in order[: round(share * len(good))]][:most]
+    if len(drawn) < FEWEST:
+        raise CalibrationError(_too_few(folder, len(good), len(drawn), rejected))
+    return Normals(tuple(drawn), tuple(sorted({sizes[path] for path in drawn})), tuple(rejected))
+
+
+def _usable_size(path: Path, white: float | None) -> tuple[int, int] | str:
+    """Height and width of an image, or why it cannot be used."""
+    try:
+        frame = read_image(path)
+        to_unit(frame, white=white)
+    except SourceError as error:
+        return str(error)
+    height, width = frame.shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        return f"{path}: {width} x {height} px; at least {SMALLEST_SIDE} px a side are needed."
+    return height, width
 
 
 def _too_few(
-    folder: str | os.PathLike[str], found: int, usable: int, rejected: list[tuple[Path, str]]
+    folder: str | os.PathLike[str], good: int, drawn: int, rejected: list[tuple[Path, str]]
 ) -> str:
-    why = f" The first that cannot be used: {rejected[0][1]}" if rejected else ""
+    why = f" {len(rejected)} cannot be used; the first: {rejected[0][1]}" if rejected else ""
     return (
-        f"{usable} of {found} images drawn from {folder} can be used; at least {FEWEST} normal "
-        f"images are needed, and about 100 for a false-reject rate of 1 %.{why}"
+        f"{drawn} normal images are too few: at least {FEWEST} are needed, and about 100 for a "
+        f"false-reject rate of 1 %. {folder} has {good} that can be used.{why}"
     )
 
 
@@ -101,10 +106,11 @@ class SyntheticSet(Sequence[SyntheticDefect]):
     (seed, 1, i): the same seed and images give the same set, and a longer set begins with it.
     """
 
-    def __init__(self, normals: Normals, count: int, seed: int) -> None:
+    def __init__(self, normals: Normals, count: int, seed: int, white: float | None = None) -> None:
         self._normals = normals
         self._count = count
         self._seed = seed
+        self._white = white
 
     def __len__(self) -> int:
         return self._count
@@ -121,4 +127,4 @@ class SyntheticSet(Sequence[SyntheticDefect]):
         frame = read_image(self._normals.paths[index % len(self._normals)])
         shape, fill = KINDS[index % len(KINDS)]
         rng = np.random.default_rng([self._seed, 1, index])
-        return paste_defect(frame, rng, shape=shape, fill=fill)
+        return paste_defect(frame, rng, shape=shape, fill=fill, white=self._white)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.calibration.defects import SyntheticDefect
 from unblemish.errors import CalibrationError
+from unblemish.runtime.decision import smooth
 
 ScoreOf = Callable[[NDArray[Any], float], NDArray[np.float32]]
 """(frame, lambda) -> score map, (H, W) float32, unit: model intensity."""
@@ -61,18 +61,9 @@ def lambda_grid(intensity_range: float, channels: int, points: int = 7) -> tuple
     return tuple(float(value) for value in 2 * channels * onset**2)
 
 
-def score_levels(intensity_range: float, channels: int) -> NDArray[np.float64]:
-    """Thresholds tried: 160 from 0.1 % of the range to the largest residual, 5 % apart."""
-    top = 2 * intensity_range * np.sqrt(channels)
-    return np.asarray(np.geomspace(1e-3 * intensity_range, top, _LEVELS))
-
-
-def smoothed(score: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Gaussian-smooth a score map, reflecting at the border; sigma 0 returns it as it is."""
-    if sigma == 0:
-        return score
-    blurred = cv2.GaussianBlur(score, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-    return np.asarray(blurred, np.float32)
+def score_levels(intensity_range: float) -> NDArray[np.float64]:
+    """Thresholds tried: 160 from 0.1 % to 200 % of the range, 5 % apart."""
+    return np.asarray(np.geomspace(1e-3 * intensity_range, 2 * intensity_range, _LEVELS))
 
 
 def dice_curve(
@@ -91,6 +82,36 @@ def _above(bins: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.asarray(np.bincount(bins, minlength=count + 1)[::-1].cumsum()[::-1][1:])
 
 
+def smoothing_curves(
+    score: NDArray[np.float32],
+    truth: NDArray[np.bool_],
+    levels: NDArray[np.float64],
+    sigmas: Sequence[float] = SIGMAS,
+) -> NDArray[np.float64]:
+    """Dice of one image for every smoothing and threshold, (sigmas, levels)."""
+    return np.stack([dice_curve(smooth(score, sigma), truth, levels) for sigma in sigmas])
+
+
+def best_trial(
+    lam: float,
+    curves: Sequence[NDArray[np.float64]],
+    levels: NDArray[np.float64],
+    sigmas: Sequence[float] = SIGMAS,
+) -> Trial:
+    """The smoothing and threshold, common to all images, of the largest mean Dice."""
+    table = np.stack(curves)
+    sigma, level = divmod(int(np.argmax(table.mean(axis=0))), levels.size)
+    dices = table[:, sigma, level]
+    return Trial(
+        lam,
+        float(dices.mean()),
+        float(dices.std()),
+        float(sigmas[sigma]),
+        float(levels[level]),
+        len(dices),
+    )
+
+
 class Tuner:
     """Dice curves of (lambda, image), computed once and kept: (sigmas, levels) float64 each."""
 
@@ -101,7 +122,7 @@ class Tuner:
         levels: NDArray[np.float64],
         *,
         sigmas: Sequence[float] = SIGMAS,
-        progress: Callable[[int], None] = lambda searches: None,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self.samples = samples
         self.levels = levels
@@ -131,17 +152,7 @@ class Tuner:
 
     def trial(self, lam: float) -> Trial:
         """Best common smoothing and threshold of one lambda over the images it has seen."""
-        curves = np.stack(self._curves[lam])
-        sigma, level = divmod(int(np.argmax(curves.mean(axis=0))), self.levels.size)
-        dices = curves[:, sigma, level]
-        return Trial(
-            lam,
-            float(dices.mean()),
-            float(dices.std()),
-            self.sigmas[sigma],
-            float(self.levels[level]),
-            len(dices),
-        )
+        return best_trial(lam, self._curves[lam], self.levels, self.sigmas)
 
     def _race(self, lams: Sequence[float], first: int = _FIRST) -> float:
         alive = list(lams)
@@ -175,9 +186,5 @@ class Tuner:
         for index in range(len(curves), count):
             sample = self.samples[index]
             score = self._score_of(sample.image, lam)
-            found = [
-                dice_curve(smoothed(score, sigma), sample.mask, self.levels)
-                for sigma in self.sigmas
-            ]
-            curves.append(np.stack(found))
-            self._progress(1)
+            curves.append(smoothing_curves(score, sample.mask, self.levels, self.sigmas))
+            self._progress()

@@ -12,9 +12,9 @@ from unblemish.calibration.tuning import (
     dice_curve,
     lambda_grid,
     score_levels,
-    smoothed,
 )
 from unblemish.errors import CalibrationError
+from unblemish.runtime.decision import smooth
 
 BEST = 0.02
 
@@ -48,14 +48,6 @@ def test_dice_curve_is_strict_at_equal_scores() -> None:
     np.testing.assert_array_equal(dice_curve(score, truth, np.array([0.25, 0.5])), [1.0, 0.0])
 
 
-def test_smoothed_keeps_the_mean_and_lowers_the_peak(rng) -> None:
-    score = rng.random((40, 40)).astype(np.float32)
-    assert smoothed(score, 0) is score
-    assert smoothed(score, 2).max() < score.max()
-    # The Gaussian is cut off at a few sigma and reflects at the border.
-    assert smoothed(score, 2).mean() == pytest.approx(score.mean(), rel=0.02)
-
-
 def test_lambda_grid_spans_residuals_of_one_to_hundred_percent() -> None:
     grid = lambda_grid(2.0, 3)
     assert grid[0] == pytest.approx(2 * 3 * 0.02**2)
@@ -64,7 +56,7 @@ def test_lambda_grid_spans_residuals_of_one_to_hundred_percent() -> None:
 
 
 def test_tuner_finds_the_best_lambda(rng) -> None:
-    tuner = Tuner(_samples(16, rng), _score_of, score_levels(1.0, 1))
+    tuner = Tuner(_samples(16, rng), _score_of, score_levels(1.0))
     found = tuner.tune(lambda_grid(1.0, 1))
     # The last step of the search is a quarter of the coarse one: 10^(4/6/4) = 1.47.
     assert BEST / 1.5 < found.best.lam < BEST * 1.5
@@ -74,9 +66,9 @@ def test_tuner_finds_the_best_lambda(rng) -> None:
 
 def test_tuner_reports_dice_at_its_common_threshold(rng) -> None:
     samples = _samples(8, rng)
-    best = Tuner(samples, _score_of, score_levels(1.0, 1)).tune(lambda_grid(1.0, 1)).best
+    best = Tuner(samples, _score_of, score_levels(1.0)).tune(lambda_grid(1.0, 1)).best
     found = [
-        dice(smoothed(_score_of(s.image, best.lam), best.sigma) > best.threshold, s.mask)
+        dice(smooth(_score_of(s.image, best.lam), best.sigma) > best.threshold, s.mask)
         for s in samples
     ]
     assert np.mean(found) == pytest.approx(best.dice, rel=1e-12)
@@ -92,8 +84,8 @@ def test_tuner_searches_less_than_exhaustively_and_nothing_twice(rng) -> None:
         calls.append((number[frame.tobytes()], lam))
         return _score_of(frame, lam)
 
-    told: list[int] = []
-    tuner = Tuner(samples, counted, score_levels(1.0, 1), progress=told.append)
+    told: list[bool] = []
+    tuner = Tuner(samples, counted, score_levels(1.0), progress=lambda: told.append(True))
     found = tuner.tune(lambda_grid(1.0, 1))
     assert len(set(calls)) == len(calls) == sum(told)
     assert len(calls) < 0.7 * 32 * len(found.trials)
@@ -106,7 +98,7 @@ def test_tuner_prefers_smoothing_under_noise(rng) -> None:
         noise = np.random.default_rng(7).normal(0, 0.3, frame.shape)
         return (np.abs(frame - 0.5) + np.abs(noise)).astype(np.float32)
 
-    assert Tuner(samples, noisy, score_levels(1.0, 1)).tune([0.1]).best.sigma >= 1.0
+    assert Tuner(samples, noisy, score_levels(1.0)).tune([0.1]).best.sigma >= 1.0
 
 
 def test_tuner_says_so_when_nothing_is_found(rng) -> None:
@@ -114,4 +106,4 @@ def test_tuner_says_so_when_nothing_is_found(rng) -> None:
         return np.zeros(frame.shape, np.float32)
 
     with pytest.raises(CalibrationError, match="finds none of the synthetic defects"):
-        Tuner(_samples(8, rng), blind, score_levels(1.0, 1)).tune(lambda_grid(1.0, 1))
+        Tuner(_samples(8, rng), blind, score_levels(1.0)).tune(lambda_grid(1.0, 1))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,18 +153,23 @@ def write_bundle(
 
 
 def update_bundle(
-    bundle: Bundle, *, files: Mapping[str, bytes | Path] | None = None, **changes: Any
+    bundle: Bundle,
+    *,
+    files: Mapping[str, bytes | Path] | None = None,
+    drop: Collection[str] = (),
+    **changes: Any,
 ) -> Bundle:
-    """Change manifest fields, and add or replace files, atomically.
+    """Change manifest fields, add or replace `files` and leave out those in `drop`, atomically.
 
     Without `files` only the manifest is written anew; with them the whole folder is, since a
     replaced file and its record cannot change in one step otherwise.
     Raises: BundleError or SourceError where it cannot be written; the bundle is then as before.
     """
     fields = {**bundle.manifest.model_dump(), **changes}
-    if files:
-        kept = {name: bundle.path / name for name in bundle.manifest.files if name not in files}
-        return write_bundle(bundle.path, {**kept, **files}, fields)
+    if files or drop:
+        gone = {*(files or {}), *drop}
+        kept = {name: bundle.path / name for name in bundle.manifest.files if name not in gone}
+        return write_bundle(bundle.path, {**kept, **(files or {})}, fields)
     manifest = Manifest.model_validate(fields)
     write_atomic(bundle.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     return Bundle(bundle.path, manifest)

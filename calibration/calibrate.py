@@ -1,0 +1,167 @@
+"""From a bundle and normal images to lambda, thresholds and cleaning, written into the bundle."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from unblemish.bundle import Bundle, update_bundle
+from unblemish.bundle.manifest import Calibration
+from unblemish.calibration.normals import KINDS, SyntheticSet, choose_normals
+from unblemish.calibration.result import CalibrationResult
+from unblemish.calibration.scores import ScoreStore
+from unblemish.calibration.settle import Settled, settle
+from unblemish.calibration.tuning import Tuner, Tuning, lambda_grid, score_levels
+from unblemish.errors import ConfigError
+from unblemish.runtime.found import Found
+from unblemish.runtime.inspector import Inspector
+from unblemish.runtime.weighting import encode_weight
+
+Progress = Callable[[str, int | None], None]
+"""Called after every search: (stage, number of searches in the stage, None where not known)."""
+
+WEIGHT_FILE = "score_weights.npy"
+SYNTHETIC = 48  # images: each shape with each fill six times
+
+
+class Searcher(Protocol):
+    """What calibration needs of an inspector."""
+
+    def search(self, frame: Any, *, lam: float | None = None) -> Found:
+        """Search one frame; only the raw score map is used."""
+
+
+def calibrate(
+    bundle: Bundle | str | os.PathLike[str],
+    normals: str | os.PathLike[str],
+    *,
+    false_reject: float = 0.001,
+    seed: int = 0,
+    images: int = SYNTHETIC,
+    share: float = 1.0,
+    most: int | None = None,
+    white: float | None = None,
+    searcher: Searcher | None = None,
+    progress: Progress = lambda stage, total: None,
+) -> CalibrationResult:
+    """Calibrate a bundle on held-back normal images; the bundle changes at the very end, or not.
+
+    1. Synthetic defects are pasted on the normals (`paste_defect`).
+    2. Lambda is raced on them by mean Dice (`Tuner`).
+    3. With it, all normals and all synthetic images are searched once; smoothing, per-pixel
+       weights, pixel threshold and cleaning are chosen by mean Dice, and the image threshold by the
+       predictive tail of the normals' image scores (`settle`).
+
+    Args:
+        normals: folder of normal images that the model was not trained on.
+        false_reject: share of normal parts that may be rejected, in (0, 1).
+        seed: fixes everything random.
+        images: number of synthetic defects, at least 8.
+        share: of the folder's images; with training's folder, seed and held-back share these are
+            the images that training kept out.
+        most: largest number of normals used.
+        white: intensity of white in the images, where it is not that of their dtype.
+        searcher: instead of `Inspector.open(bundle)`.
+    Raises: ConfigError, SourceError, CalibrationError or BundleError; the bundle is then as before.
+    """
+    began = time.monotonic()
+    if not 0 < false_reject < 1:
+        raise ConfigError(f"the false-reject rate must lie between 0 and 1; found {false_reject}.")
+    if images < len(KINDS):
+        raise ConfigError(f"at least {len(KINDS)} synthetic images are needed; found {images}.")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    chosen = choose_normals(normals, share=share, most=most, seed=seed, white=white)
+    samples = SyntheticSet(chosen, images, seed, white)
+    search = searcher or Inspector.open(opened, white=white)
+    tuning = _tune(opened, samples, search, progress)
+    lam = tuning.best.lam
+    with ScoreStore() as normal_maps, ScoreStore() as defect_maps:
+        _search_all(normal_maps, chosen, len(chosen), search, lam, "normals", progress)
+        frames = (sample.image for sample in samples)
+        _search_all(defect_maps, frames, images, search, lam, "synthetic defects", progress)
+        settled = settle(
+            opened.manifest.preprocess, normal_maps, defect_maps, samples, false_reject, lam
+        )
+    calibration = _calibration(tuning, settled, false_reject, seed)
+    return CalibrationResult(
+        bundle=_write(opened, lam, calibration, settled),
+        calibration=calibration,
+        lam=lam,
+        tuning=tuning,
+        plain=settled.plain,
+        weighted=settled.weighted,
+        reject=settled.reject,
+        normal_scores=settled.normal_scores,
+        defect_scores=settled.defect_scores,
+        clean_normals=settled.clean_normals,
+        kinds=settled.kinds,
+        examples=settled.examples,
+        normals=chosen,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _tune(bundle: Bundle, samples: SyntheticSet, search: Searcher, progress: Progress) -> Tuning:
+    p = bundle.manifest.preprocess
+    span = p.high - p.low
+    shared = bundle.manifest.rgi.mask == "shared"
+    tuner = Tuner(
+        samples,
+        lambda frame, lam: search.search(frame, lam=lam).score,
+        score_levels(span),
+        progress=lambda: progress("lambda", None),
+    )
+    return tuner.tune(lambda_grid(span, p.channels if shared else 1))
+
+
+def _search_all(
+    store: ScoreStore,
+    frames: Any,
+    total: int,
+    search: Searcher,
+    lam: float,
+    stage: str,
+    progress: Progress,
+) -> None:
+    for frame in frames:
+        store.append(search.search(frame, lam=lam).score)
+        progress(stage, total)
+
+
+def _calibration(tuning: Tuning, settled: Settled, false_reject: float, seed: int) -> Calibration:
+    cleaning, weight = settled.cleaning, settled.view.weight
+    return Calibration(
+        pixel_threshold=cleaning.pixel_threshold,
+        image_threshold=settled.reject.value,
+        smoothing_sigma=settled.view.trial.sigma,
+        open_radius=cleaning.open_radius,
+        min_area=cleaning.min_area,
+        region_threshold=cleaning.region_threshold,
+        weight_file=None if weight is None else WEIGHT_FILE,
+        false_reject_rate=false_reject,
+        observed_false_reject_rate=settled.reject.observed_rate,
+        threshold_method=settled.reject.method,
+        normals=len(settled.normal_scores),
+        synthetic=len(settled.defect_scores),
+        seed=seed,
+        dice=float(np.mean(cleaning.dices)),
+        detection_rate=float((settled.defect_scores > settled.reject.value).mean()),
+        curve={f"{t.lam:.6g}": (t.dice, t.spread) for t in tuning.trials},
+    )
+
+
+def _write(bundle: Bundle, lam: float, calibration: Calibration, settled: Settled) -> Bundle:
+    weight = settled.view.weight
+    before = bundle.manifest.calibration
+    stale = before is not None and before.weight_file is not None and weight is None
+    return update_bundle(
+        bundle,
+        files=None if weight is None else {WEIGHT_FILE: encode_weight(weight)},
+        drop=(WEIGHT_FILE,) if stale else (),
+        rgi=bundle.manifest.rgi.model_copy(update={"lam": lam}),
+        calibration=calibration,
+    )

@@ -1,0 +1,73 @@
+"""What a calibration found, for the manifest, the table and the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import Calibration
+from unblemish.calibration.defects import Fill, Shape
+from unblemish.calibration.normals import Normals
+from unblemish.calibration.thresholds import TailThreshold
+from unblemish.calibration.tuning import Trial, Tuning
+
+
+@dataclass(frozen=True)
+class KindFigures:
+    """How one kind of synthetic defect fares with the settings chosen: means over `images`."""
+
+    shape: Shape
+    fill: Fill
+    images: int
+    dice: float
+    detected: float  # share with verdict 'fail'
+
+
+@dataclass(frozen=True)
+class Example:
+    """One synthetic defect with what was found."""
+
+    frame: NDArray[Any]
+    truth: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
+    shape: Shape
+    fill: Fill
+    dice: float
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """The outcome of `calibrate`.
+
+    Args:
+        bundle: with the calibration written.
+        calibration: what was written; `lam` the lambda in the bundle's RGI settings.
+        tuning: every lambda tried.
+        plain, weighted: best smoothing without and with per-pixel weights; `weighted` is None
+            where there were too few normals or the bundle cuts tiles.
+        reject: the image threshold and what it is worth.
+        normal_scores, defect_scores: image scores of the normals and the synthetic defects.
+        clean_normals: share of the normals whose mask is empty.
+        kinds: figures by shape and fill; `examples` one of each kind.
+        normals: the images used and those set aside.
+        seconds: time taken.
+    """
+
+    bundle: Bundle
+    calibration: Calibration
+    lam: float
+    tuning: Tuning
+    plain: Trial
+    weighted: Trial | None
+    reject: TailThreshold
+    normal_scores: NDArray[np.float64]
+    defect_scores: NDArray[np.float64]
+    clean_normals: float
+    kinds: tuple[KindFigures, ...]
+    examples: tuple[Example, ...]
+    normals: Normals
+    seconds: float

@@ -1,0 +1,157 @@
+"""With lambda fixed: choose weights, smoothing, pixel threshold, cleaning and image threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.bundle.manifest import Preprocess
+from unblemish.calibration.cleaning import Cleaning, choose_cleaning
+from unblemish.calibration.defects import SyntheticDefect
+from unblemish.calibration.normals import KINDS
+from unblemish.calibration.result import Example, KindFigures
+from unblemish.calibration.scores import Score
+from unblemish.calibration.spread import can_weight, cross_weights
+from unblemish.calibration.thresholds import TailThreshold, reject_threshold
+from unblemish.calibration.tuning import Trial, best_trial, score_levels, smoothing_curves
+from unblemish.runtime.decision import image_score, smooth
+from unblemish.runtime.weighting import ScoreWeight
+
+Weigh = Callable[[Score], Score]
+Scores = NDArray[np.float64]
+
+WORTHWHILE = 0.005  # mean Dice that the weights must add to be kept
+
+
+@dataclass(frozen=True)
+class View:
+    """How raw score maps are looked at: weights, then smoothing.
+
+    Args:
+        weight: for new images; None leaves the scores as they are.
+        crossed: for normal image i, the weights of the half that it is not in, at i % 2.
+        trial: smoothing and threshold of the largest mean Dice of the synthetic images.
+    """
+
+    weight: ScoreWeight | None
+    crossed: tuple[ScoreWeight, ScoreWeight] | None
+    trial: Trial
+
+    def new(self, score: Score) -> Score:
+        """Weighted and smoothed score of an image that the weights have not seen."""
+        weighted = score if self.weight is None else self.weight(score)
+        return smooth(weighted, self.trial.sigma)
+
+    def normal(self, index: int, score: Score) -> Score:
+        """The same for a normal image, by weights that have not seen it."""
+        weighted = score if self.crossed is None else self.crossed[index % 2](score)
+        return smooth(weighted, self.trial.sigma)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Everything that follows from the score maps; see `CalibrationResult` for the fields."""
+
+    view: View
+    plain: Trial
+    weighted: Trial | None
+    cleaning: Cleaning
+    reject: TailThreshold
+    normal_scores: Scores
+    defect_scores: Scores
+    clean_normals: float
+    kinds: tuple[KindFigures, ...]
+    examples: tuple[Example, ...]
+
+
+def settle(
+    preprocess: Preprocess,
+    normals: Sequence[Score],
+    defects: Sequence[Score],
+    samples: Sequence[SyntheticDefect],
+    false_reject: float,
+    lam: float,
+) -> Settled:
+    """Choose everything but lambda.
+
+    Args:
+        normals, defects: raw score maps of the normal and the synthetic images, native geometry.
+        samples: the synthetic images, in the order of `defects`.
+    Raises: CalibrationError where there are too few normals.
+    """
+    plain, weighted = _views(preprocess, normals, defects, samples, lam)
+    better = weighted is not None and weighted.trial.dice >= plain.trial.dice + WORTHWHILE
+    view = weighted if weighted is not None and better else plain
+    cleaning = choose_cleaning(
+        ((view.new(score), sample.mask) for score, sample in zip(defects, samples, strict=True)),
+        view.trial.threshold,
+    )
+    normal_scores, clean = [], 0
+    for index, raw in enumerate(normals):
+        score = view.normal(index, raw)
+        normal_scores.append(image_score(score))
+        clean += not cleaning.mask(score).any()
+    reject = reject_threshold(np.array(normal_scores), false_reject)
+    defect_scores = np.array([image_score(view.new(score)) for score in defects])
+    return Settled(
+        view=view,
+        plain=plain.trial,
+        weighted=None if weighted is None else weighted.trial,
+        cleaning=cleaning,
+        reject=reject,
+        normal_scores=np.array(normal_scores),
+        defect_scores=defect_scores,
+        clean_normals=clean / len(normals),
+        kinds=_kinds(samples, cleaning, defect_scores > reject.value),
+        examples=tuple(_examples(view, defects, samples, cleaning)),
+    )
+
+
+def _views(
+    preprocess: Preprocess,
+    normals: Sequence[Score],
+    defects: Sequence[Score],
+    samples: Sequence[SyntheticDefect],
+    lam: float,
+) -> tuple[View, View | None]:
+    levels = score_levels(preprocess.high - preprocess.low)
+
+    def trial(weigh: Callable[[Score], Score]) -> Trial:
+        pairs = zip(defects, samples, strict=True)
+        curves = [smoothing_curves(weigh(score), s.mask, levels) for score, s in pairs]
+        return best_trial(lam, curves, levels)
+
+    plain = View(None, None, trial(lambda score: score))
+    if not can_weight(preprocess, len(normals)):
+        return plain, None
+    weight, crossed = cross_weights(normals, preprocess)
+    return plain, View(weight, crossed, trial(weight))
+
+
+def _kinds(
+    samples: Sequence[SyntheticDefect], cleaning: Cleaning, detected: NDArray[np.bool_]
+) -> tuple[KindFigures, ...]:
+    dices = np.array(cleaning.dices)
+    rows = [np.arange(start, len(samples), len(KINDS)) for start in range(len(KINDS))]
+    return tuple(
+        KindFigures(shape, fill, len(at), float(dices[at].mean()), float(detected[at].mean()))
+        for (shape, fill), at in zip(KINDS, rows, strict=True)
+    )
+
+
+def _examples(
+    view: View,
+    defects: Sequence[Score],
+    samples: Sequence[SyntheticDefect],
+    cleaning: Cleaning,
+) -> Iterator[Example]:
+    """The first synthetic image of every kind: chosen by its number, not by its success."""
+    for index in range(len(KINDS)):
+        sample = samples[index]
+        mask = cleaning.mask(view.new(defects[index]))
+        yield Example(
+            sample.image, sample.mask, mask, sample.shape, sample.fill, cleaning.dices[index]
+        )
