@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
@@ -53,6 +52,7 @@ def normalise(model: onnx.ModelProto, expand: frozenset[str] = frozenset()) -> W
         model = onnx.inliner.inline_local_functions(model, convert_version=True)
     _refuse_foreign(model, opset)
     model = convert(model, opset)
+    _write_defaults(model.graph)
     if expand:
         model = _expand(model, expand)
     _lift_constants(model.graph)
@@ -180,13 +180,25 @@ def _elements(tensor: onnx.TensorProto) -> int:
     return count
 
 
-def _expand(model: onnx.ModelProto, op_types: Iterable[str]) -> onnx.ModelProto:
+def _expand(model: onnx.ModelProto, op_types: frozenset[str]) -> onnx.ModelProto:
     light, heavy = _lightened(model)
     expanded = onnx.inliner.inline_selected_functions(
         light, [("", op_type) for op_type in op_types], inline_schema_functions=True
     )
     _restore(expanded, heavy)
     return expanded
+
+
+def _write_defaults(graph: onnx.GraphProto) -> None:
+    """Write out the defaults that definitions by function refer to: inference and inliner lose them."""
+    for node in graph.node:
+        schema = onnx.defs.get_schema(node.op_type, WORKING_OPSET, "")
+        if not schema.has_function:
+            continue
+        present = {a.name for a in node.attribute}
+        for name, attribute in schema.attributes.items():
+            if name not in present and attribute.default_value.name:
+                node.attribute.append(attribute.default_value)
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:

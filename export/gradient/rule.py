@@ -81,6 +81,9 @@ class RuleContext(Protocol):
     def zeros_like(self, name: Name) -> Name:
         """Zeros of the shape and dtype of a value."""
 
+    def declare(self, name: Name, dims: tuple[int | str | None, ...] | None) -> None:
+        """State dimensions that shape inference cannot find; ShapeError where they contradict it."""
+
 
 def unsupported(ctx: RuleContext, node: ForwardNode, reason: str) -> UnsupportedOperatorError:
     """The error a rule raises for a case it does not cover: names node, operator, opset and reason."""

@@ -134,6 +134,8 @@ def _kernel_gradient(
         "Conv", image, kernel, strides=window.dilations, dilations=window.strides,
         pads=window.pads, group=group,
     )  # fmt: skip
+    # Where ct's size is symbolic, inference does not even know the rank.
+    ctx.declare(taps, (None,) * (2 + window.rank))
     have = spatial(ctx, taps)
     if have != window.kernel:  # positions beyond the last window look like further taps
         ends = ctx.const(np.array(window.kernel))

@@ -45,7 +45,8 @@ BROADCASTS = [("3,19", "3,19", "3,19"), ("3,19", "19", "3,19"), ("1", "2,5", "2,
 ])  # fmt: skip
 @pytest.mark.parametrize(("a", "b", "y"), BROADCASTS)
 def test_binary_gradient_equals_torch_when_broadcast(op, function, a, b, y, check_gradients):
-    model = f"{HEAD} g (float[{a}] a, float[{b}] b) => (float[{y}] y) {{ y = {op}(a, b) }}"
+    second = f"float[{b}]" if b else "float"
+    model = f"{HEAD} g (float[{a}] a, {second} b) => (float[{y}] y) {{ y = {op}(a, b) }}"
     sizes = [[int(d) for d in s.split(",")] if s else [] for s in (a, b)]
     rng = np.random.default_rng(7)
     inputs = {k: rng.uniform(0.5, 2, s).astype("f") for k, s in zip("ab", sizes, strict=True)}

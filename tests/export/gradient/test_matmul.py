@@ -24,15 +24,16 @@ def test_matmul_gradient_equals_torch(a, b, check_gradients):
     shapes = [[int(sizes.get(d, d)) for d in s.split(",")] for s in (a, b)]
     rank = (torch.zeros(shapes[0]) @ torch.zeros(shapes[1])).ndim
     y = ",".join(f"y{i}" for i in range(rank))
-    model = f"{HEAD} g (float[{a}] a, float[{b}] b) => (float[{y}] y) {{ y = MatMul(a, b) }}"
+    result = f"float[{y}]" if y else "float"
+    model = f"{HEAD} g (float[{a}] a, float[{b}] b) => ({result} y) {{ y = MatMul(a, b) }}"
     check_gradients(model, lambda a, b: torch.matmul(a, b), sizes=sizes)
 
 
-@pytest.mark.parametrize(("trans_a", "trans_b"), itertools.product((0, 1), (0, 1)))
+@pytest.mark.parametrize(("trans_a", "trans_b"), list(itertools.product((0, 1), (0, 1))))
 @pytest.mark.parametrize("c", ["3,5", "5", "3,1", "1", "", None])
 def test_gemm_gradient_equals_torch(trans_a, trans_b, c, check_gradients):
     a, b = ("4,3" if trans_a else "3,4"), ("5,4" if trans_b else "4,5")
-    head = f"float[{a}] a, float[{b}] b" + ("" if c is None else f", float[{c}] c")
+    head = f"float[{a}] a, float[{b}] b" + ("" if c is None else f", float[{c}] c" if c else ", float c")
     call = "a, b" + ("" if c is None else ", c")
     model = f"""{HEAD} g ({head}) => (float[3,5] y)
         {{ y = Gemm<alpha = 0.5, beta = 1.5, transA = {trans_a}, transB = {trans_b}>({call}) }}"""
@@ -57,7 +58,8 @@ def test_einsum_gradient_equals_torch(equation, shapes, check_gradients):
     concrete = [[int({"N": 3}.get(d, d)) for d in s.split(",")] for s in shapes]
     rank = torch.einsum(equation, *(torch.zeros(s) for s in concrete)).ndim
     y = ",".join(f"y{i}" for i in range(rank))
-    model = f"""{HEAD} g ({head}) => (float[{y}] y)
+    result = f"float[{y}]" if y else "float"
+    model = f"""{HEAD} g ({head}) => ({result} y)
         {{ y = Einsum<equation = "{equation}">({", ".join(names)}) }}"""
     check_gradients(model, lambda **k: torch.einsum(equation, *k.values()), sizes={"N": 3})
 

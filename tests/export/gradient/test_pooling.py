@@ -126,4 +126,7 @@ def test_lp_pool_gradient_equals_torch(p, symbolic, check_gradients):
 def test_global_pool_gradient_equals_torch(op, function, symbolic, check_gradients):
     x = shape_text([9, 7], symbolic)
     model = f"{HEAD} g (float[{x}] x) => (float[n,c,1,1] y) {{ y = {op}(x) }}"
-    check_gradients(model, lambda x: function(x), sizes=sizes_of([9, 7]))
+    # No float64 implementation of GlobalLpPool is at hand.
+    check_gradients(
+        model, lambda x: function(x), sizes=sizes_of([9, 7]), differences=op != "GlobalLpPool"
+    )
