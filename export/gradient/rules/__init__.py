@@ -8,9 +8,12 @@ FAMILIES = (
     "activation",
     "arithmetic",
     "convolution",
+    "cropping",
+    "layout",
     "matmul",
     "normalisation",
     "pooling",
+    "reduction",
 )
 
 
