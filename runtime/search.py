@@ -185,7 +185,12 @@ class Search:
         paper = self.options.schedule == "paper"
         steps = self.options.max_steps or (PAPER_STEPS if paper else self._settings.max_steps)
         limits = limits_for(
-            self.options.schedule, steps, self._settings.tolerance, deadline, starts.shape[1]
+            self.options.schedule,
+            steps,
+            self._settings.tolerance,
+            deadline,
+            starts.shape[1],
+            lam,
         )
         solution = self._method.solve(images, starts, weights, limits, clock=self._clock)
         if self._finetuner is not None:

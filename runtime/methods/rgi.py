@@ -24,6 +24,7 @@ PAPER_CANDIDATES = 1000
 PAPER_RATE = 0.1
 _LADDER = (16.0, 4.0, 1.0)
 _RACE = 12
+_FLOOR = 0.01  # of lam: the objective of a mask over one pixel in a hundred
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,16 @@ def _choose(outcome: Outcome, owner: Index, count: int) -> Solution:
 
 
 def limits_for(
-    schedule: str, max_steps: int, tolerance: float, deadline: float | None, starts: int
+    schedule: str, max_steps: int, tolerance: float, deadline: float | None, starts: int, lam: float
 ) -> Limits:
     """Limits of a schedule: the paper's stops at nothing but the number of steps."""
     if schedule == "paper":
         return Limits(max_steps=max_steps, deadline=deadline)
-    race = _RACE if starts > 1 else 0
-    return Limits(max_steps, tolerance, patience=4, deadline=deadline, race=race)
+    return Limits(
+        max_steps,
+        tolerance,
+        patience=4,
+        deadline=deadline,
+        race=_RACE if starts > 1 else 0,
+        floor=_FLOOR * lam,
+    )

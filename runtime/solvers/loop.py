@@ -30,9 +30,10 @@ class Limits:
 
     Args:
         max_steps: evaluations per item.
-        tolerance: an item's stage ends when its best value fell by less than this share of itself
-            over the last `patience` steps; 0 switches the test off.
+        tolerance: an item's stage ends when its best value fell by no more than this share of
+            itself over the last `patience` steps; 0 switches the test off.
         patience: length of that window, in steps.
+        floor: values below it count as so large in that test: what lies at zero is never flat.
         deadline: time on the clock (seconds) at which the loop must have returned, or None.
         race: after so many steps only the best start of each group goes on; 0 lets all finish.
     """
@@ -42,6 +43,7 @@ class Limits:
     patience: int = 5
     deadline: float | None = None
     race: int = 0
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ class _Driver(Generic[S]):
             return False
         if self.groups is not None and self.steps[item] < self.limits.race:
             return False  # starts are compared within the first stage
-        return window[-1 - patience] - window[-1] < self.limits.tolerance * abs(window[-1])
+        size = max(abs(window[-1]), self.limits.floor)
+        return window[-1 - patience] - window[-1] <= self.limits.tolerance * size
 
     def _next_stage(self, rows: Bool) -> None:
         if not rows.any():
