@@ -69,7 +69,8 @@ class OpenVinoBackend:
 
         def load() -> ov.CompiledModel:
             try:
-                return self._core.compile_model(self._core.read_model(str(path)), "CPU", settings)
+                model = separate_weights(self._core.read_model(str(path)))
+                return self._core.compile_model(model, "CPU", settings)
             except RuntimeError as error:
                 raise BackendError(
                     f"OpenVINO {ov.__version__} cannot load {path}: {first_line(error)}. "
@@ -77,6 +78,27 @@ class OpenVinoBackend:
                 ) from error
 
         return load
+
+
+def separate_weights(model: ov.Model) -> ov.Model:
+    """Give every reader of a constant matrix or kernel its own copy; changes and returns `model`.
+
+    The CPU device caches repacked weights under a key that does not tell the readers apart: a
+    square W read by x W and x W^T, or by Conv and ConvTranspose, as in every gradient graph, gives
+    silently wrong results (2026.4: relative error above 1).
+    """
+    for node in model.get_ops():
+        is_weight = node.get_type_name() == "Constant" and node.get_element_type().is_real()
+        if not is_weight or len(node.get_output_shape(0)) < 2:
+            continue
+        readers = sorted(
+            node.output(0).get_target_inputs(),
+            key=lambda i: (i.get_node().get_name(), i.get_index()),
+        )
+        for reader in readers[1:]:
+            copy = ov.op.Constant(node.data)
+            reader.replace_source_output(copy.output(0))
+    return model
 
 
 class Bound:

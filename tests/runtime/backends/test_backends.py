@@ -15,6 +15,7 @@ from unblemish.errors import BackendError, ConfigError, MissingDependencyError, 
 from unblemish.runtime.backends import BACKENDS, Backend, open_backend
 
 onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx.reference")
 
 # Sums of 4 products of float32 numbers of order 1, in any order of summation.
 TOLERANCE = 1e-6
@@ -304,6 +305,44 @@ def test_pair_matches_autograd_on_a_convolution(
         np.testing.assert_allclose(
             pair.backward({"y": ct})["x"], leaf.grad.numpy(), atol=CONV_TOLERANCE
         )
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "dims"),
+    [
+        (
+            "y = Conv<pads=[1,1,1,1]>(x, W) z = ConvTranspose<pads=[1,1,1,1]>(x, W)",
+            (16, 16, 3, 3),
+            (16, 5, 7),
+        ),
+        (
+            "y = Conv<pads=[1,1,1,1], strides=[2,2]>(x, W) "
+            "z = ConvTranspose<pads=[1,1,1,1], strides=[2,2]>(x, W)",
+            (16, 16, 4, 4),
+            (16, 6, 4),
+        ),
+        ("t = Transpose<perm=[1,0]>(W) y = MatMul(x, W) z = MatMul(x, t)", (16, 16), (16,)),
+        ("y = Gemm(x, W) z = Gemm<transB=1>(x, W)", (16, 16), (16,)),
+    ],
+)
+def test_program_tells_both_directions_of_a_square_weight_apart(
+    any_backend: Backend,
+    body: str,
+    shape: tuple[int, ...],
+    dims: tuple[int, ...],
+    rng: np.random.Generator,
+    tmp_path: Path,
+) -> None:
+    symbols = ",".join("abcd"[: len(dims) + 1])
+    given = ",".join(map(str, ("n", *dims)))
+    text = f"g (float[{given}] x) => (float[{symbols}] y, float[{symbols.upper()}] z)"
+    weight = rng.standard_normal(shape).astype(np.float32)
+    path = write_with_weight(f"{text} {{ {body} }}", weight, tmp_path / "both.onnx")
+    x = rng.standard_normal((2, *dims)).astype(np.float32)
+    results = any_backend.program(path).run({"x": x})
+    wanted = onnx.reference.ReferenceEvaluator(path).run(["y", "z"], {"x": x})
+    for name, want in zip(("y", "z"), wanted, strict=True):
+        np.testing.assert_allclose(results[name], want, atol=CONV_TOLERANCE * 10)
 
 
 def write_with_weight(text: str, weight: NDArray[np.float32], path: Path) -> str:
