@@ -9,6 +9,7 @@ FAMILIES = (
     "arithmetic",
     "convolution",
     "cropping",
+    "indexing",
     "layout",
     "matmul",
     "normalisation",

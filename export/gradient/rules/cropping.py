@@ -168,7 +168,7 @@ def _source(ctx: RuleContext, border: Name, axis: int, mode: str) -> Name:
 def _placed(
     ctx: RuleContext, border: Name, axis: int, size: Name, mode: str, amount: int, *, near: bool
 ) -> Name:
-    """The border among zeros: behind the first element (reflect), on it (edge), or far off (wrap)."""
+    """The border among zeros: behind the first element (reflect), on it (edge), far off (wrap)."""
     width = 1 if mode == "edge" else amount
     offset = 1 if mode == "reflect" else 0
     close = vector(ctx, [offset])
