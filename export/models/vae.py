@@ -232,6 +232,9 @@ def _affine(norm: nn.BatchNorm2d | nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 def _fold_latent(encoder: Encoder) -> None:
     assert encoder.norm is not None
     gain, shift = _affine(encoder.norm)
-    encoder.mean.weight = nn.Parameter(encoder.mean.weight * gain[:, None], requires_grad=False)
-    encoder.mean.bias = nn.Parameter(encoder.mean.bias * gain - shift, requires_grad=False)
+    for layer in (encoder.mean, encoder.linear):
+        if layer is not None:
+            layer.weight.mul_(gain[:, None])
+            layer.bias.mul_(gain)
+    encoder.mean.bias.sub_(shift)
     encoder.norm = nn.Identity()  # type: ignore[assignment]

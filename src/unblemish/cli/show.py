@@ -51,16 +51,15 @@ def _print(opened: Bundle) -> None:
 
 
 def _tensors(tensors: Any) -> str:
-    """The tensors by name; those kept for the way back as a number."""
-    named = [
-        f"{t.name} {'x'.join(str(d) for d in t.shape)}"
-        for t in tensors
-        if t.role not in ("kept", "weight")
-    ]
-    for role in ("kept", "weight"):
-        count = sum(t.role == role for t in tensors)
-        named += [f"{count} {role}"] if count else []
-    return "\n".join(named)
+    """The tensors by name; of each role that has many, a number."""
+    lines = []
+    for role in dict.fromkeys(t.role for t in tensors):
+        same = [t for t in tensors if t.role == role]
+        if role in ("kept", "weight") or len(same) > 2:
+            lines.append(f"{len(same)} {role}")
+        else:
+            lines += [f"{t.name} {'x'.join(str(d) for d in t.shape)}" for t in same]
+    return "\n".join(lines)
 
 
 def _facts(opened: Bundle) -> list[tuple[str, str]]:
