@@ -1,0 +1,139 @@
+"""Calibration from end to end on a part that its generator knows exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from unblemish.bundle import Bundle
+from unblemish.calibration.calibrate import calibrate
+from unblemish.calibration.defects import paste_defect
+from unblemish.calibration.metrics import dice
+from unblemish.errors import CalibrationError, ConfigError, SourceError
+from unblemish.runtime.inspector import Inspector
+
+IMAGES = 8  # synthetic defects: one of each kind, to be quick
+
+
+def _hashes(folder) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_calibrate_makes_a_bundle_that_passes_normals_and_finds_defects(
+    part_bundle, normals_dir, photograph
+) -> None:
+    result = calibrate(part_bundle, normals_dir, false_reject=0.01, images=16)
+    assert result.calibration.normals == 40
+    assert result.calibration.synthetic == 16
+    assert result.calibration.dice > 0.8
+    reopened = Bundle.open(part_bundle.path)
+    assert reopened.manifest.calibration == result.calibration
+    assert reopened.manifest.rgi.lam == result.lam
+    inspector = Inspector.open(reopened)
+    rng = np.random.default_rng(99)
+    verdicts = [inspector.inspect(photograph(rng)).verdict for _ in range(60)]
+    # 1 % of 60 is 0.6; more than 4 has a probability below 0.001.
+    assert verdicts.count("fail") <= 4
+    dices = []
+    for _ in range(10):
+        made = paste_defect(photograph(rng), rng, shape="irregular", fill="random", contrast=0.2)
+        found = inspector.inspect(made.image)
+        assert found.verdict == "fail"
+        dices.append(dice(found.mask, made.mask))
+    assert np.mean(dices) > 0.7
+
+
+def test_calibrate_says_what_it_chose_and_what_it_tried(part_bundle, normals_dir) -> None:
+    result = calibrate(part_bundle, normals_dir, images=IMAGES)
+    lams = [trial.lam for trial in result.tuning.trials]
+    assert result.lam in lams
+    assert set(result.calibration.curve) == {f"{lam:.6g}" for lam in lams}
+    assert len(result.normal_scores) == 40
+    assert [kind.images for kind in result.kinds] == [1] * 8
+    assert result.calibration.dice == pytest.approx(np.mean([kind.dice for kind in result.kinds]))
+    assert result.calibration.threshold_method == "tail"
+    assert result.calibration.observed_false_reject_rate == result.reject.observed_rate
+    for example, kind in zip(result.examples, result.kinds, strict=True):
+        assert (example.shape, example.fill) == (kind.shape, kind.fill)
+        assert dice(example.mask, example.truth) == pytest.approx(example.dice)
+
+
+def test_calibrate_is_deterministic_given_the_seed(part_bundle, normals_dir, tmp_path) -> None:
+    copy = tmp_path / "copy.bundle"
+    shutil.copytree(part_bundle.path, copy)
+    first = calibrate(part_bundle, normals_dir, images=IMAGES, seed=5)
+    second = calibrate(copy, normals_dir, images=IMAGES, seed=5)
+    assert first.calibration == second.calibration
+    assert first.lam == second.lam
+
+
+def test_calibrate_agrees_with_the_inspector_on_every_mask(part_bundle, normals_dir) -> None:
+    result = calibrate(part_bundle, normals_dir, images=IMAGES)
+    inspector = Inspector.open(result.bundle)
+    for example in result.examples:
+        np.testing.assert_array_equal(inspector.inspect(example.frame).mask, example.mask)
+
+
+@pytest.mark.parametrize("stage", ["lambda", "normals", "synthetic defects"])
+def test_calibrate_leaves_the_bundle_as_it_was_when_stopped(
+    part_bundle, normals_dir, stage
+) -> None:
+    before = _hashes(part_bundle.path)
+
+    def stop(at: str, total: int | None) -> None:
+        if at == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(part_bundle, normals_dir, images=IMAGES, progress=stop)
+    assert _hashes(part_bundle.path) == before
+    Bundle.open(part_bundle.path)
+
+
+def test_calibrate_replaces_an_earlier_calibration(part_bundle, normals_dir) -> None:
+    first = calibrate(part_bundle, normals_dir, images=IMAGES)
+    second = calibrate(first.bundle, normals_dir, images=IMAGES, false_reject=0.2)
+    assert second.calibration.image_threshold < first.calibration.image_threshold
+    assert second.calibration.threshold_method == "quantile"
+    assert Bundle.open(part_bundle.path).manifest.calibration == second.calibration
+
+
+def test_calibrate_sets_aside_what_cannot_be_read(part_bundle, normals_dir) -> None:
+    (normals_dir / "broken.png").write_bytes(b"no picture")
+    cv2.imwrite(str(normals_dir / "tiny.png"), np.zeros((8, 8), np.uint8))
+    cv2.imwrite(str(normals_dir / "larger.png"), np.full((60, 50), 128, np.uint8))
+    result = calibrate(part_bundle, normals_dir, images=IMAGES)
+    assert result.calibration.normals == 41
+    assert [path.name for path, _ in result.normals.rejected] == ["broken.png", "tiny.png"]
+    assert "8 x 8 px" in result.normals.rejected[1][1]
+    assert result.normals.sizes == ((48, 40), (60, 50))
+
+
+def test_calibrate_says_what_is_wrong(part_bundle, normals_dir, tmp_path) -> None:
+    with pytest.raises(SourceError, match="does not exist"):
+        calibrate(part_bundle, tmp_path / "nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(SourceError, match="no image in"):
+        calibrate(part_bundle, empty)
+    with pytest.raises(CalibrationError, match="4 normal images are too few: at least 10"):
+        calibrate(part_bundle, normals_dir, share=0.1)
+    (empty / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(CalibrationError, match=r"1 cannot be used; the first: .*broken\.png"):
+        calibrate(part_bundle, empty)
+    with pytest.raises(ConfigError, match="between 0 and 1; found 1"):
+        calibrate(part_bundle, normals_dir, false_reject=1)
+    with pytest.raises(ConfigError, match="at least 8 synthetic images"):
+        calibrate(part_bundle, normals_dir, images=3)
+    with pytest.raises(ConfigError, match=r"share of normal images must lie in \(0, 1\]"):
+        calibrate(part_bundle, normals_dir, share=0)
+    with pytest.raises(ConfigError, match="needs 10 normal images or more; 5 were allowed"):
+        calibrate(part_bundle, normals_dir, most=5)
