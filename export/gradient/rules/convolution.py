@@ -95,7 +95,9 @@ def _turn_over(ctx: RuleContext, w: Name, group: int) -> Name:
     """(M, C/g, k) → (C, M/g, k), channels exchanged within each group and the taps reversed."""
     shape = ctx.static_shape(w)
     if shape is None or None in shape:
-        raise ModelError(f"the kernel '{w}' has no static shape, which its convolution's gradient needs")
+        raise ModelError(
+            f"the kernel '{w}' has no static shape, which its convolution's gradient needs"
+        )
     sizes = [int(s or 0) for s in shape]
     rank = len(sizes) - 2
     split = [group, sizes[0] // group, *sizes[1:]]

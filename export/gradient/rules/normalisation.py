@@ -64,9 +64,7 @@ def _widened(ctx: RuleContext, name: Name) -> Name:
     return ctx.op("Cast", name, to=TensorProto.FLOAT) if ctx.dtype(name).itemsize < 4 else name
 
 
-def _standardised(
-    ctx: RuleContext, x: Name, axes: list[int], epsilon: float
-) -> tuple[Name, Name]:
+def _standardised(ctx: RuleContext, x: Name, axes: list[int], epsilon: float) -> tuple[Name, Name]:
     """x̂ and r over the axes."""
     over = ctx.const(np.array(axes))
     centred = ctx.op("Sub", x, ctx.op("ReduceMean", x, over, keepdims=1))

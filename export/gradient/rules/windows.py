@@ -90,9 +90,7 @@ def crop_to(ctx: RuleContext, name: Name, like: Name, sizes: Sequence[int | None
     return ctx.op("Slice", name, zeros, ends, ctx.const(np.arange(2, 2 + rank)))
 
 
-def spread(
-    ctx: RuleContext, ct: Name, w: Name, like: Name, window: Window, group: int
-) -> Name:
+def spread(ctx: RuleContext, ct: Name, w: Name, like: Name, window: Window, group: int) -> Name:
     """Transposed convolution of `ct` by `w` to the spatial size of `like`: the way back of a window.
 
     Per axis the last window ends e = s (o − 1) + K − b − S beyond `like`: positive, it is cut off

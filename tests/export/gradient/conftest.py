@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+
 from unblemish.export import Differentiated, differentiate
 
 Arrays = dict[str, NDArray[Any]]
@@ -70,6 +71,27 @@ class ConvTranspose(OpRun):
         return (_torch_conv("ConvTranspose", x, w, b, attributes),)
 
 
+class MaxPool(OpRun):
+    """ONNX's reference gives wrong indices where windows are padded."""
+
+    def _run(self, x, auto_pad=None, pads=None, **attributes):
+        import torch
+
+        if auto_pad not in (None, "NOTSET") or attributes["ceil_mode"]:
+            raise NotImplementedError(auto_pad)
+        rank = x.ndim - 2
+        pads = pads or [0] * 2 * rank
+        widths = [(0, 0), (0, 0), *((pads[a], pads[rank + a]) for a in range(rank))]
+        image = torch.tensor(np.pad(x, widths, constant_values=-np.inf))
+        function = getattr(torch.nn.functional, f"max_pool{rank}d")
+        y, flat = function(image, attributes["kernel_shape"], attributes["strides"] or [1] * rank, 0,
+                           attributes["dilations"] or [1] * rank, return_indices=True)  # fmt: skip
+        places = np.unravel_index(flat.numpy(), image.shape[2:])
+        inner = [p - pads[a] for a, p in enumerate(places)]
+        batch, channel = np.indices(y.shape)[:2]
+        return y.numpy(), np.ravel_multi_index((batch, channel, *inner), x.shape).astype(np.int64)
+
+
 class Erf(OpRun):
     """ONNX's reference computes it in float32."""
 
@@ -108,7 +130,7 @@ def run(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
     except Exception as cause:
         if not any(reason in str(cause) for reason in ("NOT_IMPLEMENTED", "tensor(double)")):
             raise
-        evaluator = ReferenceEvaluator(model, new_ops=[Conv, ConvTranspose, Erf, Gelu])
+        evaluator = ReferenceEvaluator(model, new_ops=[Conv, ConvTranspose, MaxPool, Erf, Gelu])
         return dict(zip(names, evaluator.run(None, feeds), strict=True))
     return dict(zip(names, session.run(None, feeds), strict=True))
 
@@ -132,7 +154,11 @@ def to_double(model: onnx.ModelProto) -> onnx.ModelProto:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 _tensor_to_double(attribute.t)
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+            if (
+                node.op_type == "Cast"
+                and attribute.name == "to"
+                and attribute.i == TensorProto.FLOAT
+            ):
                 attribute.i = TensorProto.DOUBLE
     return _scales_stay_float(model, double)
 
@@ -145,7 +171,9 @@ def _tensor_to_double(tensor: onnx.TensorProto) -> None:
 
 def _scales_stay_float(model: onnx.ModelProto, double: onnx.ModelProto) -> onnx.ModelProto:
     """Inputs of Resize beyond the first are float32 by the standard."""
-    fixed = {n for d in double.graph.node if d.op_type in ("Resize", "Upsample") for n in d.input[1:]}
+    fixed = {
+        n for d in double.graph.node if d.op_type in ("Resize", "Upsample") for n in d.input[1:]
+    }
     original = {t.name: t for t in model.graph.initializer}
     for tensor in double.graph.initializer:
         if tensor.name in fixed:
@@ -164,7 +192,9 @@ def random_inputs(
         if info.name in constants:
             continue
         tensor = info.type.tensor_type
-        shape = [d.dim_value if d.HasField("dim_value") else sizes[d.dim_param] for d in tensor.shape.dim]
+        shape = [
+            d.dim_value if d.HasField("dim_value") else sizes[d.dim_param] for d in tensor.shape.dim
+        ]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         if info.name in given:
             feeds[info.name] = np.asarray(given[info.name])
@@ -188,7 +218,9 @@ def check_standard(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert all(node.domain in ("", "ai.onnx") for node in model.graph.node)
     assert not model.functions
-    keys = [(n.op_type, tuple(n.input), str(sorted(map(str, n.attribute)))) for n in model.graph.node]
+    keys = [
+        (n.op_type, tuple(n.input), str(sorted(map(str, n.attribute)))) for n in model.graph.node
+    ]
     outputs = {o.name for o in model.graph.output}
     doubled = {
         key for key, node in zip(keys, model.graph.node, strict=True)
@@ -213,11 +245,17 @@ def check_pair(result: Differentiated, feeds: Arrays, cotangents: Arrays, fused:
     back = run(result.backward, {**kept, **cotangents})
     for name, value in {**there, **back}.items():
         if name in fused:
-            close(value, fused[name], FLOAT32_TOLERANCE, f"forward and backward against fused, {name}")
+            close(
+                value, fused[name], FLOAT32_TOLERANCE, f"forward and backward against fused, {name}"
+            )
 
 
 def check_differences(
-    model: onnx.ModelProto, feeds: Arrays, wrt: Sequence[str], outputs: Sequence[str] | None, seed: int
+    model: onnx.ModelProto,
+    feeds: Arrays,
+    wrt: Sequence[str],
+    outputs: Sequence[str] | None,
+    seed: int,
 ) -> None:
     """Gradients in float64 against central differences along random directions."""
     double = to_double(model)
@@ -234,7 +272,9 @@ def check_differences(
         for _ in range(2):
             direction = np.asarray(rng.standard_normal(wide[name].shape))
             ahead, behind = (
-                run(result.forward, {**wide, name: np.asarray(wide[name] + sign * STEP * direction)})
+                run(
+                    result.forward, {**wide, name: np.asarray(wide[name] + sign * STEP * direction)}
+                )
                 for sign in (1, -1)
             )
             expected = sum(
@@ -242,11 +282,17 @@ def check_differences(
                 for c, ct in cotangents.items()
             )
             actual = float(np.vdot(grads[f"grad_{name}"], direction))
-            close(np.array(actual), np.array(expected), DIFFERENCE_TOLERANCE, f"differences, {name}")
+            close(
+                np.array(actual), np.array(expected), DIFFERENCE_TOLERANCE, f"differences, {name}"
+            )
 
 
 def check_torch(
-    function: Callable[..., Any], feeds: Arrays, cotangents: Arrays, fused: Arrays, wrt: Sequence[str]
+    function: Callable[..., Any],
+    feeds: Arrays,
+    cotangents: Arrays,
+    fused: Arrays,
+    wrt: Sequence[str],
 ) -> None:
     """Gradients in float32 against torch autograd; `function` takes the inputs by name."""
     import torch

@@ -62,5 +62,6 @@ def test_operators_without_a_rule_are_expanded_by_their_definition(check_gradien
 
     model = f"""{HEAD} g (float[2,3,4,5] x) => (float[2,3,4,5] y)
         {{ y = MeanVarianceNormalization(x) }}"""
-    result = check_gradients(model, normalised)
+    # The standard's definition holds float32 constants: there is no float64 form to compare with.
+    result = check_gradients(model, normalised, differences=False)
     assert result.report.expanded == ("MeanVarianceNormalization",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from unblemish.errors import UnsupportedOperatorError
 from unblemish.export import differentiate
 
@@ -55,7 +56,9 @@ def test_binary_gradient_equals_torch_when_broadcast(op, function, a, b, y, chec
 
 @pytest.mark.parametrize("op", ["Add", "Mul", "Div", "Max", "Sub"])
 @pytest.mark.parametrize("sizes", [{"N": 3, "M": 3}, {"N": 3, "M": 1}, {"N": 1, "M": 4}])
-def test_binary_gradient_undoes_broadcasts_that_symbolic_sizes_leave_open(op, sizes, check_gradients):
+def test_binary_gradient_undoes_broadcasts_that_symbolic_sizes_leave_open(
+    op, sizes, check_gradients
+):
     functions = {"Add": torch.add, "Mul": torch.mul, "Div": torch.div, "Max": torch.maximum,
                  "Sub": torch.sub}  # fmt: skip
     model = f"{HEAD} g (float[N,5] a, float[2,M,5] b) => (float[2,K,5] y) {{ y = {op}(a, b) }}"
@@ -67,7 +70,9 @@ def test_binary_gradient_undoes_broadcasts_that_symbolic_sizes_leave_open(op, si
 
 @pytest.mark.parametrize("exponent", [-1.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.5])
 def test_pow_gradient_equals_torch_when_the_exponent_is_constant(exponent, check_gradients):
-    model = f"{HEAD} g (float[3,5] x) => (float[3,5] y) <float p = {{{exponent}}}> {{ y = Pow(x, p) }}"
+    model = (
+        f"{HEAD} g (float[3,5] x) => (float[3,5] y) <float p = {{{exponent}}}> {{ y = Pow(x, p) }}"
+    )
     check_gradients(model, lambda x: x**exponent, inputs={"x": positive(3, 5)})
 
 
@@ -104,7 +109,9 @@ def test_where_gradient_follows_the_condition_when_broadcast(check_gradients):
     model = (f"{HEAD} g (bool[3,1] c, float[3,19] a, float[19] b) => (float[3,19] y) "
              "{ y = Where(c, a, b) }")  # fmt: skip
     check_gradients(
-        model, lambda c, a, b: torch.where(c, a, b), inputs={"c": np.array([[True], [False], [True]])}
+        model,
+        lambda c, a, b: torch.where(c, a, b),
+        inputs={"c": np.array([[True], [False], [True]])},
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, parser
+
 from unblemish.errors import UnsupportedOperatorError
 from unblemish.export import differentiate
 

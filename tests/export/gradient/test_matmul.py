@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from onnx import parser
+
 from unblemish.errors import UnsupportedOperatorError
 from unblemish.export import differentiate
 
@@ -33,7 +34,9 @@ def test_matmul_gradient_equals_torch(a, b, check_gradients):
 @pytest.mark.parametrize("c", ["3,5", "5", "3,1", "1", "", None])
 def test_gemm_gradient_equals_torch(trans_a, trans_b, c, check_gradients):
     a, b = ("4,3" if trans_a else "3,4"), ("5,4" if trans_b else "4,5")
-    head = f"float[{a}] a, float[{b}] b" + ("" if c is None else f", float[{c}] c" if c else ", float c")
+    head = f"float[{a}] a, float[{b}] b" + (
+        "" if c is None else f", float[{c}] c" if c else ", float c"
+    )
     call = "a, b" + ("" if c is None else ", c")
     model = f"""{HEAD} g ({head}) => (float[3,5] y)
         {{ y = Gemm<alpha = 0.5, beta = 1.5, transA = {trans_a}, transB = {trans_b}>({call}) }}"""

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import parser
+
 from unblemish.errors import UnsupportedOperatorError
 from unblemish.export import differentiate
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
 from onnx import parser
 from onnx.reference import ReferenceEvaluator
+
 from unblemish.export import differentiate
 
 HEAD = '<ir_version: 10, opset_import: ["": 21]>'
@@ -87,14 +87,18 @@ def test_average_pool_gradient_equals_torch(
                  count_include_pad=include)  # fmt: skip
     check_gradients(
         model,
-        lambda x: MEAN[rank](x, kernel, stride, pad, ceil_mode=bool(ceil), count_include_pad=bool(include)),
+        lambda x: MEAN[rank](
+            x, kernel, stride, pad, ceil_mode=bool(ceil), count_include_pad=bool(include)
+        ),
         sizes=sizes_of(size),
     )
 
 
 @pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 @pytest.mark.parametrize("op", ["AveragePool", "MaxPool", "LpPool"])
-def test_pool_gradient_passes_central_differences_when_pads_are_automatic(op, mode, check_gradients):
+def test_pool_gradient_passes_central_differences_when_pads_are_automatic(
+    op, mode, check_gradients
+):
     model = pool(op, "2,3,8,7", kernel_shape=[3, 2], strides=[2, 2], auto_pad=f'"{mode}"')
     check_gradients(model)
 
