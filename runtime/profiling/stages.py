@@ -32,8 +32,8 @@ def profile_stages(search: Search, images: Sequence[Read], *, seconds: float) ->
     """Inspect the images over and over for about `seconds`, and return the time of each stage.
 
     'start' is the choice of start values, 'solver' what the search takes beyond engine, kernels
-    and start, 'post' restoring, deciding and measuring, 'image' the sum. The first inspection is not
-    counted. Without a calibration nothing is decided. 'steps' holds the number of steps, no time.
+    and start, 'post' restoring, deciding and measuring, 'image' the sum. The first inspection is
+    not counted. Without a calibration nothing is decided. 'steps' holds the number of steps, no time.
 
     Args:
         images: functions that read and return a frame; at least one.

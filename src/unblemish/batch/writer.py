@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import replace
@@ -96,8 +97,9 @@ class ResultWriter:
             while done < len(line):
                 done += os.write(self._lines, line[done:])
         except OSError as error:
-            os.ftruncate(self._lines, start)
-            os.lseek(self._lines, start, os.SEEK_SET)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lines, start)
+                os.lseek(self._lines, start, os.SEEK_SET)
             raise _cannot(self.out / "results.jsonl", error) from error
 
 

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -30,8 +31,10 @@ DEBUG = "UNBLEMISH_DEBUG"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on `arguments` (default: the process's) and return the exit code."""
-    # Damaged images are reported once, by us: OpenCV's own log lines would only repeat it.
+    # Damaged files are reported once, by us: the decoders' own log lines would only repeat it.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    warnings.showwarning = _show_warning
     try:
         create_app()(args=arguments, prog_name="unblemish")
     except SystemExit as end:
@@ -96,6 +99,10 @@ def _fail(message: str) -> int:
         traceback.print_exc()
     typer.echo(f"error: {message}", err=True)
     return ERROR
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    typer.echo(f"warning: {message}", err=True)
 
 
 def _interrupted() -> int:

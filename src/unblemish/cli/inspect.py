@@ -158,12 +158,16 @@ def _tell(outcome: Outcome, out: Path) -> None:
     for record in outcome.errors:
         typer.echo(f"error: {record['error']}", err=True)
     inspected = len(outcome.records) - len(outcome.errors)
-    said = f"{inspected} images inspected, {len(outcome.defective)} with defects"
+    said = f"{_count(inspected, 'image')} inspected, {len(outcome.defective)} with defects"
     if outcome.errors:
-        said += f", {len(outcome.errors)} errors"
+        said += f", {_count(len(outcome.errors), 'error')}"
     typer.echo(f"{said}; results in {out}", err=True)
     if outcome.report is None:
         typer.echo("no report.html: it needs pip install 'unblemish[report]'", err=True)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _is_video(source: Source) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
@@ -40,7 +41,8 @@ def probe_provider(name: str) -> str | None:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        with _graph() as path:
+        with _graph() as path, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it gives way is stated below
             session = ort.InferenceSession(str(path), options, providers=[name])
         if session.get_providers()[0] != name:
             return f"it gave way to {session.get_providers()[0]}: its libraries cannot be loaded"
@@ -51,8 +53,6 @@ def probe_provider(name: str) -> str | None:
 
 def probe_kernels() -> tuple[str, str | None]:
     """Name of the kernels in use, and None where they work, else the reason."""
-    import warnings
-
     from unblemish.kernels import default_kernels
 
     with warnings.catch_warnings():

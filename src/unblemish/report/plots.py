@@ -77,7 +77,7 @@ def histogram(
     if log_y:
         axes.set_yscale("log")
     else:
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="y", integer=True)
     return _finish(figure, axes, mark, legend=True)
 
 
@@ -128,8 +128,10 @@ def _finish(figure: Figure, axes: Axes, mark: tuple[float, str] | None, *, legen
         axes.axvline(mark[0], color=_INK, linewidth=1.2, linestyle="--", label=mark[1])
     if legend or mark is not None:
         handles, labels = axes.get_legend_handles_labels()
-        place = {"loc": "outside lower center", "ncols": min(len(labels), 5)}
-        figure.legend(handles, labels, frameon=False, fontsize=9, **place)
+        columns = min(len(labels), 5)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        )
     stream = io.BytesIO()
     # No date and no version: equal numbers give equal bytes.
     metadata: dict[str, Any] = {"Software": None}
