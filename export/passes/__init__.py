@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from onnx import ModelProto
 
 from unblemish.export.passes.drop_dead_nodes import drop_dead_nodes
+from unblemish.export.passes.drop_expands import drop_expands
 from unblemish.export.passes.drop_identities import drop_identities
 from unblemish.export.passes.expand_powers import expand_powers
 from unblemish.export.passes.fold_constants import fold_constants
@@ -15,8 +16,10 @@ from unblemish.export.passes.fold_offsets import fold_offsets
 from unblemish.export.passes.fold_scales import fold_scales
 from unblemish.export.passes.fuse_batch_norm import fuse_batch_norm
 from unblemish.export.passes.graph_view import count_operators
+from unblemish.export.passes.merge_terms import merge_terms
 from unblemish.export.passes.merge_transposes import merge_transposes
 from unblemish.export.passes.merge_upsample_conv import merge_upsample_conv
+from unblemish.export.passes.order_products import order_products
 from unblemish.export.passes.result import Pass, PassResult
 from unblemish.export.passes.share_subexpressions import share_subexpressions
 from unblemish.export.passes.turn_conv_transpose import turn_conv_transpose
@@ -29,16 +32,19 @@ __all__ = [
     "PassResult",
     "count_operators",
     "drop_dead_nodes",
+    "drop_expands",
     "drop_identities",
     "expand_powers",
     "fold_constants",
     "fold_offsets",
     "fold_scales",
     "fuse_batch_norm",
+    "merge_terms",
     "merge_transposes",
     "merge_upsample_conv",
     "optimise",
     "optimise_with_report",
+    "order_products",
     "share_subexpressions",
     "turn_conv_transpose",
     "turn_divisions",
@@ -56,6 +62,9 @@ DEFAULT_PASSES: tuple[Pass, ...] = (
     fold_offsets,
     turn_conv_transpose,
     merge_upsample_conv,
+    drop_expands,
+    merge_terms,
+    order_products,
     share_subexpressions,
 )
 MAX_ROUNDS = 5

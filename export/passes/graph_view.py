@@ -16,6 +16,7 @@ from unblemish.export.passes.result import PassResult
 
 Array = NDArray[Any]
 DEFAULT_DOMAINS = ("", "ai.onnx")
+SHAPE_LIKE = 64  # constants of up to so many elements may describe a shape
 
 
 class GraphView:
@@ -274,8 +275,40 @@ def _tensor_type(tensor: onnx.TensorProto) -> Any:
 
 
 def _infer(model: ModelProto) -> ModelProto:
-    # data_prop follows shape arithmetic (Shape, Gather, Concat, ... into Reshape).
+    light = _without_weights(model)
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+        # data_prop follows shape arithmetic (Shape, Gather, Concat, ... into Reshape).
+        return onnx.shape_inference.infer_shapes(light, data_prop=True)
     except onnx.shape_inference.InferenceError:
-        return model
+        return light
+
+
+def _without_weights(model: ModelProto) -> ModelProto:
+    """The model with large initialisers declared as inputs: inference needs their types alone."""
+    light = ModelProto()
+    for each in model.DESCRIPTOR.fields:
+        if each.name != "graph":
+            _copy_field(model, light, each.name)
+    for each in model.graph.DESCRIPTOR.fields:
+        if each.name != "initializer":
+            _copy_field(model.graph, light.graph, each.name)
+    given = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if np.prod(tensor.dims) <= SHAPE_LIKE:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            light.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    return light
+
+
+def _copy_field(source: Any, target: Any, name: str) -> None:
+    value = getattr(source, name)
+    if hasattr(value, "extend"):
+        getattr(target, name).extend(value)
+    elif hasattr(value, "CopyFrom"):
+        if source.HasField(name):
+            getattr(target, name).CopyFrom(value)
+    else:
+        setattr(target, name, value)
