@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Make everything that `unblemish demo` ships: render the sample parts, train a small model on the
+# normal ones, export it, shrink it, calibrate it, and choose eight parts to show.
+#
+#     bash examples/make_demo_bundle.sh [WORK_FOLDER]
+#
+# About 20 minutes on 2 cores. Needs: pip install '.[train,report]'. The pictures are the same each
+# time; the trained weights depend on how many steps the machine makes in MINUTES.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+work="${1:-runs/demo}"
+python="${PYTHON:-python}"
+minutes="${MINUTES:-10}"
+data=src/unblemish/demo_data
+mkdir -p "$work"
+
+[ -d "$work/parts" ] || "$python" examples/render_parts.py "$work/parts"
+[ -f "$work/parts.pt" ] || "$python" -m unblemish train --normals "$work/parts/train/good" \
+    --out "$work/parts.pt" --model vae --size 128 --width 4 --latent 20 --augment none \
+    --minutes "$minutes" --seed 1
+"$python" -m unblemish export "$work/parts.pt" --out "$work/parts.bundle"
+"$python" examples/shrink_bundle.py "$work/parts.bundle"
+"$python" -m unblemish calibrate "$work/parts.bundle" --normals "$work/parts/calibrate/good" \
+    --false-reject 0.01
+
+# Parts that neither training nor calibration has seen.
+rm -rf "$work/show" "$data"
+"$python" examples/render_parts.py "$work/show" --train 0 --calibrate 0 --good 2 --per-defect 2 \
+    --seed 2024
+mkdir -p "$data/images" "$data/ground_truth"
+cp -r "$work/parts.bundle" "$data/parts.bundle"
+for part in good/0000 good/0001 scratch/0000 scratch/0001 dent/0000 stain/0000 chip/0000 crack/0000; do
+    mkdir -p "$data/images/${part%/*}" "$data/ground_truth/${part%/*}"
+    cp "$work/show/test/$part.png" "$data/images/$part.png"
+    mask="$work/show/ground_truth/${part}_mask.png"
+    [ ! -f "$mask" ] || cp "$mask" "$data/ground_truth/${part}_mask.png"
+done
+rmdir "$data/ground_truth/good"
+du -sh "$data"
+"$python" -m unblemish demo --out "$work/out"
