@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from unblemish.errors import MissingDependencyError, ModelError
+from unblemish.export.keep_batch import keep_batch
 
 OPSET = 20
 BATCH = "batch"
@@ -66,7 +67,8 @@ def to_onnx(
 
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop what only the exporter reads, which is most of the text of a model."""
-    model = onnx.shape_inference.infer_shapes(model)
+    del model.graph.value_info[:]
+    model = onnx.shape_inference.infer_shapes(keep_batch(model))
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from unblemish.errors import ConfigError, ModelError
 from unblemish.export.flops import cost, value_shapes
+from unblemish.export.keep_batch import keep_batch
 from unblemish.export.options import ExportOptions
 from unblemish.export.source import IMAGE, LATENT, Original, Source
 
@@ -53,6 +54,7 @@ def open_onnx(path: Path, options: ExportOptions) -> Source:
         else:
             dimension.dim_param = BATCH
     del model.graph.value_info[:]  # they may state the old batch
+    model = keep_batch(model)
     return Source(
         "onnx", model, latent, shape[1], shape[2], shape[3], low, high,
         cost(model).parameters, model, original=original,
@@ -136,8 +138,6 @@ def _with_flat_latent(
             f"a fixed length; found {[d.dim_value or d.dim_param for d in dims]}."
         )
     old, size = latent.name, math.prod(rest)
-    if dims[0].dim_value == 1:
-        _free_batch(model)
     flat = helper.make_tensor_value_info(LATENT, TensorProto.FLOAT, [BATCH, size])
     if len(rest) == 1:
         _rename(model, old, LATENT)
@@ -151,23 +151,6 @@ def _with_flat_latent(
     del model.graph.input[:]
     model.graph.input.extend([flat, *kept])
     return model
-
-
-def _free_batch(model: onnx.ModelProto) -> None:
-    """Let Reshapes to a batch of 1 keep whatever batch comes in.
-
-    A first target dimension 1 becomes 0 ('as the input has it'), which holds where the batch is
-    the input's first dimension; parity with the original model decides whether it did.
-    """
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Reshape" and node.input[1] in tensors:
-            target = numpy_helper.to_array(tensors[node.input[1]]).copy()
-            if target.size and target[0] == 1:
-                target[0] = 0
-                free = numpy_helper.from_array(target, f"{node.input[1]}_{node.output[0]}_free")
-                model.graph.initializer.append(free)
-                node.input[1] = free.name
 
 
 def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
