@@ -12,9 +12,11 @@ FAMILIES = (
     "indexing",
     "layout",
     "matmul",
+    "maximum",
     "normalisation",
     "pooling",
     "reduction",
+    "resize",
 )
 
 

@@ -1,7 +1,6 @@
-"""Gradients of pooling.
+"""Gradients of pooling by sums, means and norms; MaxPool is in `maximum.py`.
 
-Where several elements of a window are its maximum, MaxPool gives the cotangent to the first in
-row-major order (the one its Indices name, as torch does); GlobalMaxPool shares it equally.
+Where several elements are the maximum, GlobalMaxPool shares the cotangent equally among them.
 """
 
 from __future__ import annotations
@@ -13,27 +12,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from unblemish.errors import ModelError
-from unblemish.export.gradient.rule import ForwardNode, Name, RuleContext, rule, unsupported
+from unblemish.export.gradient.rule import ForwardNode, Name, RuleContext, rule
 from unblemish.export.gradient.rules.windows import Window, crop_to, resolve, spatial, spread
 
 Names = Sequence[Name | None]
-
-
-@rule("MaxPool")
-def max_pool(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
-    """Add each cotangent to the element that its window's index names."""
-    ct, x = cotangents[0], node.inputs[0]
-    if ct is None or node.attributes.get("storage_order", 0):
-        raise unsupported(ctx, node, "indices in column-major order have no rule")
-    # The forward node itself gets the second output: equal nodes are one.
-    indices = ctx.ops("MaxPool", x, outputs=2, **node.attributes)[1]
-    flat = ctx.const(np.array([-1]))
-    zeros = ctx.op("Reshape", ctx.zeros_like(x), flat)
-    total = ctx.op(
-        "ScatterElements", zeros, ctx.op("Reshape", indices, flat), ctx.op("Reshape", ct, flat),
-        axis=0, reduction="add",
-    )  # fmt: skip
-    return [ctx.op("Reshape", total, ctx.shape(x))]
 
 
 @rule("AveragePool")

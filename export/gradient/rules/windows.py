@@ -35,6 +35,15 @@ class Window:
         """Pads in ONNX's order."""
         return [*self.before, *self.after]
 
+    def along(self, axis: int) -> Window:
+        """The window of one axis: of size one along the others."""
+
+        def only(values: list[int], rest: int) -> list[int]:
+            return [value if a == axis else rest for a, value in enumerate(values)]
+
+        return Window(only(self.kernel, 1), only(self.strides, 1), only(self.dilations, 1),
+                      only(self.before, 0), only(self.after, 0))  # fmt: skip
+
 
 def spatial(ctx: RuleContext, name: Name) -> list[int | None]:
     """Sizes of the axes after batch and channels, None where symbolic."""

@@ -77,19 +77,39 @@ class MaxPool(OpRun):
     def _run(self, x, auto_pad=None, pads=None, **attributes):
         import torch
 
-        if auto_pad not in (None, "NOTSET") or attributes["ceil_mode"]:
-            raise NotImplementedError(auto_pad)
         rank = x.ndim - 2
+        strides = attributes["strides"] or [1] * rank
+        dilations = attributes["dilations"] or [1] * rank
+        if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+            pads = self._same(x.shape[2:], attributes["kernel_shape"], strides, dilations, auto_pad)
         pads = pads or [0] * 2 * rank
-        widths = [(0, 0), (0, 0), *((pads[a], pads[rank + a]) for a in range(rank))]
+        widths = [(0, 0), (0, 0)]
+        for a, (k, s, d) in enumerate(
+            zip(attributes["kernel_shape"], strides, dilations, strict=True)
+        ):
+            extent, reach = (k - 1) * d + 1, x.shape[2 + a] + pads[a]
+            rest = reach + pads[rank + a] - extent
+            count = (-(-rest // s) if attributes["ceil_mode"] else rest // s) + 1
+            count -= (count - 1) * s >= reach  # a window may not begin in the right pad
+            widths.append((pads[a], max(s * (count - 1) + extent - reach, 0)))
         image = torch.tensor(np.pad(x, widths, constant_values=-np.inf))
         function = getattr(torch.nn.functional, f"max_pool{rank}d")
-        y, flat = function(image, attributes["kernel_shape"], attributes["strides"] or [1] * rank, 0,
-                           attributes["dilations"] or [1] * rank, return_indices=True)  # fmt: skip
+        y, flat = function(
+            image, attributes["kernel_shape"], strides, 0, dilations, return_indices=True
+        )
         places = np.unravel_index(flat.numpy(), image.shape[2:])
         inner = [p - pads[a] for a, p in enumerate(places)]
         batch, channel = np.indices(y.shape)[:2]
         return y.numpy(), np.ravel_multi_index((batch, channel, *inner), x.shape).astype(np.int64)
+
+
+    @staticmethod
+    def _same(sizes, kernel, strides, dilations, mode):
+        """Pads that give ceil(size / stride) windows."""
+        zipped = zip(sizes, kernel, strides, dilations, strict=True)
+        totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in zipped]
+        halves = [[t // 2 for t in totals], [t - t // 2 for t in totals]]
+        return sum(halves if mode == "SAME_UPPER" else halves[::-1], [])
 
 
 class Erf(OpRun):
