@@ -22,6 +22,7 @@ from unblemish.export.passes.merge_upsample_conv import merge_upsample_conv
 from unblemish.export.passes.order_products import order_products
 from unblemish.export.passes.result import Pass, PassResult
 from unblemish.export.passes.share_subexpressions import share_subexpressions
+from unblemish.export.passes.split_conv_transpose import split_conv_transpose
 from unblemish.export.passes.turn_conv_transpose import turn_conv_transpose
 from unblemish.export.passes.turn_divisions import turn_divisions
 
@@ -46,6 +47,7 @@ __all__ = [
     "optimise_with_report",
     "order_products",
     "share_subexpressions",
+    "split_conv_transpose",
     "turn_conv_transpose",
     "turn_divisions",
 ]

@@ -5,15 +5,13 @@ In one dimension, with u[j] = x[j // 2] (zero outside) and y[o] = sum_k w[k] u[o
     y[o] = sum_i x[i] t[o + (K - 1 - p) - 2 i],   t[s] = w[K - 1 - s] + w[K - s]
 
 which is a transposed convolution of stride 2, kernel K + 1 and padding K - 1 - p: the turned kernel
-convolved with the box (1, 1). Both forms pad with the same zeros, so nothing is approximated. For a
-3x3 kernel with padding 1 each output pixel sees 2x2 input pixels, whose weights depend on its
-parity only; the 'phases' form computes the four parities as 4 M channels of one 2x2 Conv.
+convolved with the box (1, 1). Both forms pad with the same zeros, so nothing is approximated.
+A 3x3 kernel with padding 1 becomes 4x4: 16 products per small pixel and output map instead of 36.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +19,11 @@ from onnx import ModelProto, NodeProto
 
 from unblemish.export.passes.convolution import ConvSettings, settings_of
 from unblemish.export.passes.graph_view import GraphView, attributes_of, label
-from unblemish.export.passes.result import Pass, PassResult
-
-Form = Literal["transposed", "phases"]
+from unblemish.export.passes.result import PassResult
 
 
-def merge_upsample_conv(model: ModelProto, *, form: Form = "transposed") -> PassResult:
-    """Replace nearest ×2 Resize (or Upsample) followed by Conv by one operator on the small tensor.
-
-    `transposed` gives ConvTranspose of stride 2, whose gradient is a Conv of stride 2. `phases`
-    gives a 2x2 Conv to 4 M channels, DepthToSpace and a crop by one pixel: for engines whose
-    ConvTranspose is slow (3x3, padding 1, two spatial dimensions, group 1).
+def merge_upsample_conv(model: ModelProto) -> PassResult:
+    """Replace nearest ×2 Resize (or Upsample) followed by Conv by one strided ConvTranspose.
 
     Requires: doubling of every spatial dimension and of no other; Conv of stride 1 and dilation 1
     with constant weight and padding below the kernel size, the only reader of the doubled tensor.
@@ -41,7 +33,7 @@ def merge_upsample_conv(model: ModelProto, *, form: Form = "transposed") -> Pass
     view = GraphView(model)
     changed, reasons = 0, []
     for node in view.named("Resize", "Upsample"):
-        reason = _merge(view, node, form)
+        reason = _merge(view, node)
         if reason:
             reasons.append(f"{label(node)}: {reason}")
         else:
@@ -49,12 +41,7 @@ def merge_upsample_conv(model: ModelProto, *, form: Form = "transposed") -> Pass
     return view.result(changed, reasons)
 
 
-def with_form(form: Form) -> Pass:
-    """`merge_upsample_conv` with a form, for a list of passes."""
-    return partial(merge_upsample_conv, form=form)
-
-
-def _merge(view: GraphView, resize: NodeProto, form: Form) -> str:
+def _merge(view: GraphView, resize: NodeProto) -> str:
     conv = view.only_user(resize.output[0])
     if conv is None or conv.op_type != "Conv" or conv.input[0] != resize.output[0]:
         return "no Conv alone reads the enlarged tensor"
@@ -70,21 +57,18 @@ def _merge(view: GraphView, resize: NodeProto, form: Form) -> str:
     pads = _explicit_pads(settings, weight.shape[2:])
     if any(p >= k for p, k in zip(pads, weight.shape[2:] * 2, strict=True)):
         return f"{label(conv)} pads by its whole kernel"
-    if form == "phases" and (weight.shape[2:] != (3, 3) or set(pads) != {1} or settings.group != 1):
-        return f"{label(conv)} is not 3x3 with padding 1 and one group, which 'phases' needs"
-    write = _write_phases if form == "phases" else _write_transposed
-    nodes = write(view, resize.input[0], conv, weight, pads, settings.group)
-    view.replace(conv, *nodes)
+    merged = _conv_transpose(view, resize.input[0], conv, weight, pads, settings.group)
+    view.replace(conv, merged)
     view.replace(resize)
     return ""
 
 
-def _write_transposed(
+def _conv_transpose(
     view: GraphView, data: str, conv: NodeProto, weight: NDArray[Any], pads: list[int], group: int
-) -> list[NodeProto]:
+) -> NodeProto:
     kernel = view.add_constant(f"{conv.input[1]}_merged", doubled_kernel(weight, group))
     sizes = weight.shape[2:]
-    node = view.node(
+    return view.node(
         "ConvTranspose",
         [data, kernel, *conv.input[2:]],
         list(conv.output),
@@ -93,28 +77,6 @@ def _write_transposed(
         pads=[k - 1 - p for k, p in zip(sizes * 2, pads, strict=True)],
         strides=[2] * len(sizes),
     )
-    return [node]
-
-
-def _write_phases(
-    view: GraphView, data: str, conv: NodeProto, weight: NDArray[Any], pads: list[int], group: int
-) -> list[NodeProto]:
-    kernel = view.add_constant(f"{conv.input[1]}_phases", phase_kernels(weight))
-    inputs = [data, kernel]
-    if len(conv.input) > 2 and conv.input[2]:
-        bias = view.constant(conv.input[2])
-        if bias is not None:
-            inputs.append(view.add_constant(f"{conv.input[2]}_phases", np.tile(bias, 4)))
-    out = conv.output[0]
-    wide, shuffled = view.fresh(f"{out}_phases"), view.fresh(f"{out}_shuffled")
-    crop = [
-        view.add_constant(f"{out}_crop", np.array(v, np.int64)) for v in ([1, 1], [-1, -1], [2, 3])
-    ]
-    return [
-        view.node("Conv", inputs, [wide], kernel_shape=[2, 2], pads=[1] * 4, strides=[1, 1]),
-        view.node("DepthToSpace", [wide], [shuffled], blocksize=2, mode="DCR"),
-        view.node("Slice", [shuffled, *crop], [out]),
-    ]
 
 
 def doubled_kernel(weight: NDArray[Any], group: int = 1) -> NDArray[Any]:
@@ -129,17 +91,6 @@ def doubled_kernel(weight: NDArray[Any], group: int = 1) -> NDArray[Any]:
         wide = end + np.roll(end, 1, axis)
     merged = wide.reshape(group * per_group, channels // group, *wide.shape[3:])
     return np.ascontiguousarray(merged.astype(weight.dtype))
-
-
-def phase_kernels(weight: NDArray[Any]) -> NDArray[Any]:
-    """Weight (M, C, 3, 3) of a Conv after doubling, as (4 M, C, 2, 2): odd rows and columns first.
-
-    Behind a padding of 1, row r of the wide tensor sees x[r - 1] and x[r] and holds output rows
-    2 r - 1 (odd: w0 + w1, w2) and 2 r (even: w0, w1 + w2); cropping one row aligns them.
-    """
-    rows = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float64)  # parity, tap, k
-    kernels = np.einsum("aik,bjl,mckl->abmcij", rows, rows, weight.astype(np.float64))
-    return np.ascontiguousarray(kernels.reshape(-1, weight.shape[1], 2, 2).astype(weight.dtype))
 
 
 def _explicit_pads(settings: ConvSettings, kernel: tuple[int, ...]) -> list[int]:

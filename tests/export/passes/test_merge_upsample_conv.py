@@ -9,12 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unblemish.export.passes.merge_upsample_conv import (
-    Form,
-    doubled_kernel,
-    merge_upsample_conv,
-    phase_kernels,
-)
+from unblemish.export.passes.merge_upsample_conv import doubled_kernel, merge_upsample_conv
 
 Fn = Callable[..., Any]
 RESIZE = (
@@ -38,17 +33,17 @@ def upsample_conv(
     )
 
 
-@pytest.mark.parametrize("form", ["transposed", "phases"])
 @pytest.mark.parametrize(("channels", "maps"), [(1, 1), (3, 2), (19, 7)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_merge_gives_the_same_image(form: Form, channels: int, maps: int, bias: bool, parse: Fn, normal: Fn, operators: Fn, assert_same: Fn) -> None:
+def test_merge_gives_the_same_image(
+    channels: int, maps: int, bias: bool, parse: Fn, normal: Fn, operators: Fn, assert_same: Fn
+) -> None:
     weights = {"W": normal(maps, channels, 3, 3)} | ({"b": normal(maps)} if bias else {})
     model = parse(upsample_conv(bias=bias), **weights)
-    result = merge_upsample_conv(model, form=form)
+    result = merge_upsample_conv(model)
     assert result.changed == 1
     assert "Resize" not in operators(result.model)
-    want = ["ConvTranspose"] if form == "transposed" else ["Conv", "DepthToSpace", "Slice"]
-    assert [op for op in operators(result.model) if op != "Constant"] == want
+    assert [op for op in operators(result.model) if op != "Constant"] == ["ConvTranspose"]
     feeds = [{"x": normal(n, channels, h, w)} for n, h, w in ((1, 1, 1), (2, 5, 3), (1, 4, 19))]
     assert_same(model, result.model, *feeds)
 
@@ -63,7 +58,9 @@ def test_merge_gives_the_same_image(form: Form, channels: int, maps: int, bias: 
         ((3, 3), [1, 1, 1, 1], 2),
     ],
 )
-def test_merge_takes_any_kernel_padding_and_group(kernel: tuple[int, int], pads: list[int], group: int, parse: Fn, normal: Fn, assert_same: Fn) -> None:
+def test_merge_takes_any_kernel_padding_and_group(
+    kernel: tuple[int, int], pads: list[int], group: int, parse: Fn, normal: Fn, assert_same: Fn
+) -> None:
     model = parse(
         upsample_conv(f"pads={pads}, group={group}"),
         W=normal(6, 4 // group, *kernel),
@@ -111,7 +108,9 @@ def test_merge_takes_one_and_three_dimensions(parse: Fn, normal: Fn, assert_same
         ("align_corners", "round_prefer_floor", False),
     ],
 )
-def test_merge_follows_the_coordinates_of_resize(coordinates: str, rounding: str, merged: bool, parse: Fn, normal: Fn, assert_same: Fn) -> None:
+def test_merge_follows_the_coordinates_of_resize(
+    coordinates: str, rounding: str, merged: bool, parse: Fn, normal: Fn, assert_same: Fn
+) -> None:
     text = upsample_conv(coordinates=coordinates, rounding=rounding)
     model = parse(text, W=normal(2, 3, 3, 3), b=normal(2))
     result = merge_upsample_conv(model)
@@ -184,16 +183,6 @@ def test_merge_says_why_not(text: str, reason: str, parse: Fn, normal: Fn) -> No
     assert result.model == model
 
 
-def test_phases_refuse_other_kernels(parse: Fn, normal: Fn) -> None:
-    model = parse(upsample_conv("pads=[2,2,2,2]"), W=normal(2, 3, 5, 5), b=normal(2))
-    result = merge_upsample_conv(model, form="phases")
-    assert result.changed == 0
-    assert "not 3x3" in result.reasons[0]
-
-
-def test_kernels_keep_the_sum_of_the_weights(normal: Fn) -> None:
+def test_doubled_kernel_keeps_the_sum_of_the_weights(normal: Fn) -> None:
     weight = normal(3, 2, 3, 3).astype(np.float64)
-    total = weight.sum((2, 3))
-    np.testing.assert_allclose(doubled_kernel(weight).sum((2, 3)).T, 4 * total)
-    phases = phase_kernels(weight).reshape(4, 3, 2, 2, 2).sum((3, 4))
-    np.testing.assert_allclose(phases, np.broadcast_to(total, (4, 3, 2)))
+    np.testing.assert_allclose(doubled_kernel(weight).sum((2, 3)).T, 4 * weight.sum((2, 3)))
