@@ -30,6 +30,8 @@ def keep_batch(model: onnx.ModelProto) -> onnx.ModelProto:
         result.graph.initializer.append(kept)
         tensors[kept.name] = kept
         node.input[1] = kept.name
+        for attribute in [a for a in node.attribute if a.name == "allowzero"]:
+            node.attribute.remove(attribute)  # it would make 0 mean an empty dimension
     return result
 
 
