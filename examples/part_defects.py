@@ -70,21 +70,17 @@ def polyline_distance(points: NDArray[np.float64]) -> Field:
 
 def scratch(surface: Surface, random: Random) -> tuple[Surface, Field]:
     """A tool slipped: a long, slightly bent groove with a bright floor and a raised burr."""
-    start = _on_face(surface, random)
-    angle, length = random.uniform(0, 2 * np.pi), random.uniform(35, 95)
-    bend = random.uniform(-0.35, 0.35)
-    t = np.linspace(0, 1, 9)
-    heading = angle + bend * t
-    steps = np.stack([np.cos(heading), np.sin(heading)], axis=1) * length / 8
-    points = start + np.concatenate([np.zeros((1, 2)), np.cumsum(steps[1:], axis=0)])
+    points = _slide(surface, random)
+    while _share_on_face(surface, points) < 0.8:
+        points = _slide(surface, random)
     width = random.uniform(0.9, 1.6)
     distance = polyline_distance(points)
     inside = coverage(distance - width) * _face(surface)
     groove = -0.9 * np.clip(1 - distance / width, 0, 1) + 0.25 * np.exp(-((distance - width) ** 2))
     return replace(
         surface,
-        height=surface.height + np.float32(random.uniform(0.8, 1.3)) * groove * inside,
-        albedo=surface.albedo * (1 + random.uniform(0.15, 0.45) * inside),
+        height=surface.height + np.float32(random.uniform(0.9, 1.4)) * groove * inside,
+        albedo=surface.albedo * (1 + random.uniform(0.25, 0.5) * inside),
     ), inside
 
 
@@ -134,7 +130,7 @@ def chip(surface: Surface, random: Random) -> tuple[Surface, Field]:
     edge = _edge_point(surface, random)
     u, v = grid()
     angle = np.arctan2(v - edge[1], u - edge[0])
-    radius = random.uniform(6, 12)
+    radius = random.uniform(7, 13)
     knots = np.append(corners := random.uniform(0.65, 1.25, 9), corners[0])
     outline = radius * np.interp(angle, np.linspace(-np.pi, np.pi, 10), knots)
     distance = (np.hypot(u - edge[0], v - edge[1]) - outline).astype(np.float32)
@@ -181,6 +177,22 @@ DEFECTS: dict[str, Defect] = {
 def _face(surface: Surface) -> Field:
     """1 where there is plain metal to be damaged."""
     return surface.solid * (1 - surface.bore)
+
+
+def _slide(surface: Surface, random: Random) -> NDArray[np.float64]:
+    """Points of a slightly bent line, 30 to 90 pixels long, that starts on the face."""
+    length, bend = random.uniform(30, 90), random.uniform(-0.35, 0.35)
+    heading = random.uniform(0, 2 * np.pi) + bend * np.linspace(0, 1, 9)
+    steps = np.stack([np.cos(heading), np.sin(heading)], axis=1) * length / 8
+    steps[0] = 0
+    return _on_face(surface, random) + np.cumsum(steps, axis=0)
+
+
+def _share_on_face(surface: Surface, points: NDArray[np.float64]) -> float:
+    cells = ((points + SIZE / 2) * FINE).astype(int)
+    inside = ((cells >= 0) & (cells < SIZE * FINE)).all(axis=1)
+    columns, rows = np.clip(cells, 0, SIZE * FINE - 1).T
+    return float((_face(surface)[rows, columns] * inside).mean())
 
 
 def _on_face(surface: Surface, random: Random) -> NDArray[np.float64]:

@@ -153,7 +153,7 @@ def _engraving() -> Field:
     for index, glyph in enumerate(glyphs):
         place = np.array([-31.0 + 13.0 * index, 59.0])
         cut = np.minimum(cut, polyline_distance(np.array(glyph, dtype=float) + place))
-    return np.clip(1 - (cut / 1.15) ** 2, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(1 - (cut / 1.15) ** 2, 0, 1), dtype=np.float32)
 
 
 def _brush_marks(random: Random) -> Field:
