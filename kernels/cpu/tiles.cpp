@@ -252,10 +252,10 @@ Norms norms(const float* x, size_t count) {
 }
 
 bool all_finite(const float* x, size_t count) {
-  float probe = 0.0f;
-#pragma omp simd reduction(+ : probe)
-  for (size_t i = 0; i < count; ++i) probe += finite_probe(x[i]);
-  return probe == 0.0f;
+  unsigned bad = 0;
+#pragma omp simd reduction(| : bad)
+  for (size_t i = 0; i < count; ++i) bad |= not_finite(x[i]);
+  return bad == 0;
 }
 
 }  // namespace

@@ -24,9 +24,9 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     unblemish_all_finite(const float* __restrict__ x, int* __restrict__ finite, size_t count) {
   using namespace unblemish::cuda;
-  float probe = 0.0f;
-  for (size_t i = first(1); i < count; i += stride(1)) probe += unblemish::finite_probe(x[i]);
-  if (!(probe == 0.0f)) *finite = 0;
+  unsigned bad = 0;
+  for (size_t i = first(1); i < count; i += stride(1)) bad |= unblemish::not_finite(x[i]);
+  if (bad != 0) *finite = 0;
 }
 
 namespace unblemish::cuda {

@@ -20,8 +20,8 @@ UNBLEMISH_HD double largest_or_nan(double squared, float largest) {
   return squared != squared ? squared : static_cast<double>(largest);
 }
 
-// 0 for finite x, NaN otherwise.
-UNBLEMISH_HD float finite_probe(float x) { return 0.0f * x; }
+// 0 for finite x, 1 otherwise: x - x is 0 or NaN.
+UNBLEMISH_HD unsigned not_finite(float x) { return x - x == 0.0f ? 0u : 1u; }
 
 }  // namespace UNBLEMISH_ISA
 }  // namespace unblemish
