@@ -138,6 +138,7 @@ def _calibration(tuning: Tuning, settled: Settled, false_reject: float, seed: in
         pixel_threshold=cleaning.pixel_threshold,
         image_threshold=settled.reject.value,
         smoothing_sigma=settled.view.trial.sigma,
+        image_sigma=settled.image_sigma,
         open_radius=cleaning.open_radius,
         min_area=cleaning.min_area,
         region_threshold=cleaning.region_threshold,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unblemish.calibration.result import CalibrationResult, Example
+from unblemish.calibration.thresholds import reject_threshold
 from unblemish.report.overlay import draw_overlay, png_bytes
 from unblemish.report.page import Figure, Section, Table, render_page
 from unblemish.report.plots import Line, histogram, line_plot
@@ -60,6 +61,7 @@ def chosen_rows(result: CalibrationResult) -> list[tuple[str, str, str]]:
         ("region threshold", f"{c.region_threshold:.4g}", "largest score a region must exceed"),
         ("opening", f"{c.open_radius} px", "radius of the disc"),
         ("smallest area", f"{c.min_area} px", "smaller regions are dropped"),
+        ("image smoothing", f"{c.image_sigma or 0:g} px", "sigma that parts the image scores best"),
         ("image threshold", f"{c.image_threshold:.4g}", _rate(result)),
     ]
 
@@ -150,7 +152,19 @@ def _rejects(result: CalibrationResult) -> Section:
     )
     empty = f"{_percent(result.clean_normals)} of the normal images have an empty mask."
     text = f"{rate_note(result)} {empty}"
-    return Section("Thresholds", text, figures=(Figure(plot, "Image scores"),), wide=True)
+    figures = (Figure(plot, "Image scores"),)
+    return Section("Thresholds", text, _other_rates(result), figures, wide=True)
+
+
+def _other_rates(result: CalibrationResult) -> Table:
+    """What another false-reject rate would give."""
+    rows = []
+    for rate in sorted({0.1, 0.05, 0.01, 0.001, result.reject.expected_rate}, reverse=True):
+        reject = reject_threshold(result.normal_scores, rate)
+        caught = float((result.defect_scores > reject.value).mean())
+        rows.append((_percent(rate), f"{reject.value:.4g}", reject.method, _percent(caught)))
+    columns = ("false-reject rate", "image threshold", "by", "synthetic defects rejected")
+    return Table(columns, tuple(rows))
 
 
 def _kinds(result: CalibrationResult) -> Table:

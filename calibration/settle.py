@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from unblemish.bundle.manifest import Preprocess
 from unblemish.calibration.cleaning import Cleaning, choose_cleaning
 from unblemish.calibration.defects import SyntheticDefect
+from unblemish.calibration.metrics import image_auroc
 from unblemish.calibration.normals import KINDS
 from unblemish.calibration.result import Example, KindFigures
 from unblemish.calibration.scores import Score
@@ -23,6 +24,7 @@ from unblemish.runtime.weighting import ScoreWeight
 Weigh = Callable[[Score], Score]
 Scores = NDArray[np.float64]
 
+IMAGE_SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # native px
 WORTHWHILE = 0.005  # mean Dice that the weights must add to be kept
 
 
@@ -41,13 +43,15 @@ class View:
     trial: Trial
 
     def new(self, score: Score) -> Score:
-        """Weighted and smoothed score of an image that the weights have not seen."""
-        weighted = score if self.weight is None else self.weight(score)
-        return smooth(weighted, self.trial.sigma)
+        """Weighted score of an image that the weights have not seen."""
+        return score if self.weight is None else self.weight(score)
 
     def normal(self, index: int, score: Score) -> Score:
-        """The same for a normal image, by weights that have not seen it."""
-        weighted = score if self.crossed is None else self.crossed[index % 2](score)
+        """Weighted score of normal image `index`, by weights that have not seen it."""
+        return score if self.crossed is None else self.crossed[index % 2](score)
+
+    def smooth(self, weighted: Score) -> Score:
+        """What the mask is made of."""
         return smooth(weighted, self.trial.sigma)
 
 
@@ -60,6 +64,7 @@ class Settled:
     weighted: Trial | None
     cleaning: Cleaning
     reject: TailThreshold
+    image_sigma: float
     normal_scores: Scores
     defect_scores: Scores
     clean_normals: float
@@ -86,23 +91,24 @@ def settle(
     better = weighted is not None and weighted.trial.dice >= plain.trial.dice + WORTHWHILE
     view = weighted if weighted is not None and better else plain
     cleaning = choose_cleaning(
-        ((view.new(score), sample.mask) for score, sample in zip(defects, samples, strict=True)),
+        (
+            (view.smooth(view.new(score)), sample.mask)
+            for score, sample in zip(defects, samples, strict=True)
+        ),
         view.trial.threshold,
     )
-    normal_scores, clean = [], 0
-    for index, raw in enumerate(normals):
-        score = view.normal(index, raw)
-        normal_scores.append(image_score(score))
-        clean += not cleaning.mask(score).any()
-    reject = reject_threshold(np.array(normal_scores), false_reject)
-    defect_scores = np.array([image_score(view.new(score)) for score in defects])
+    masks = (cleaning.mask(view.smooth(view.normal(i, raw))) for i, raw in enumerate(normals))
+    clean = sum(not mask.any() for mask in masks)
+    sigma, normal_scores, defect_scores = _image_scores(view, normals, defects)
+    reject = reject_threshold(normal_scores, false_reject)
     return Settled(
         view=view,
         plain=plain.trial,
         weighted=None if weighted is None else weighted.trial,
         cleaning=cleaning,
         reject=reject,
-        normal_scores=np.array(normal_scores),
+        image_sigma=sigma,
+        normal_scores=normal_scores,
         defect_scores=defect_scores,
         clean_normals=clean / len(normals),
         kinds=_kinds(samples, cleaning, defect_scores > reject.value),
@@ -131,6 +137,24 @@ def _views(
     return plain, View(weight, crossed, trial(weight))
 
 
+def _image_scores(
+    view: View, normals: Sequence[Score], defects: Sequence[Score]
+) -> tuple[float, Scores, Scores]:
+    """Smoothing of the largest image AUROC, and the image scores of normals and defects with it.
+
+    The least smoothing among those that are as good.
+    """
+    low = np.array([_peaks(view.normal(i, raw)) for i, raw in enumerate(normals)])
+    high = np.array([_peaks(view.new(raw)) for raw in defects])
+    areas = [image_auroc(low[:, k], high[:, k]) or 0.0 for k in range(len(IMAGE_SIGMAS))]
+    best = int(np.argmax(areas))
+    return IMAGE_SIGMAS[best], low[:, best], high[:, best]
+
+
+def _peaks(weighted: Score) -> list[float]:
+    return [image_score(smooth(weighted, sigma)) for sigma in IMAGE_SIGMAS]
+
+
 def _kinds(
     samples: Sequence[SyntheticDefect], cleaning: Cleaning, detected: NDArray[np.bool_]
 ) -> tuple[KindFigures, ...]:
@@ -151,7 +175,7 @@ def _examples(
     """The first synthetic image of every kind: chosen by its number, not by its success."""
     for index in range(len(KINDS)):
         sample = samples[index]
-        mask = cleaning.mask(view.new(defects[index]))
+        mask = cleaning.mask(view.smooth(view.new(defects[index])))
         yield Example(
             sample.image, sample.mask, mask, sample.shape, sample.fill, cleaning.dices[index]
         )

@@ -39,7 +39,7 @@ def decide(
     score = smooth(weighted, calibration.smoothing_sigma)
     mask = mask_of(score, calibration)
     regions = measure_regions(mask, score, millimetres_per_pixel=millimetres_per_pixel)
-    total = image_score(score)
+    total = image_score(_for_verdict(weighted, score, calibration))
     verdict: Literal["pass", "fail"] = (
         "fail"
         if total > calibration.image_threshold or found.status is Status.NON_FINITE
@@ -78,6 +78,14 @@ def smooth(score: Score, sigma: float) -> Score:
     side = 2 * math.ceil(3 * sigma) + 1
     out = cv2.GaussianBlur(score, (side, side), sigma, borderType=cv2.BORDER_REFLECT_101)
     return np.asarray(out, np.float32)
+
+
+def _for_verdict(weighted: Score, smoothed: Score, calibration: Calibration) -> Score:
+    """The map whose peak decides: outlines want little smoothing, verdicts often more."""
+    sigma = calibration.image_sigma
+    if sigma is None or sigma == calibration.smoothing_sigma:
+        return smoothed
+    return smooth(weighted, sigma)
 
 
 def mask_of(score: Score, calibration: Calibration) -> Mask:

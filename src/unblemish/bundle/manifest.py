@@ -108,6 +108,9 @@ class Calibration(_Record):
     threshold_method: Literal["quantile", "tail"] | None = Field(
         None, description="tail: extrapolated beyond what that many normals show"
     )
+    image_sigma: float | None = Field(
+        None, ge=0, description="Gaussian before the image score; None: smoothing_sigma"
+    )
     region_threshold: float = Field(
         0.0, ge=0, description="regions whose largest score is not above are dropped"
     )
