@@ -60,6 +60,9 @@ class RuleContext(Protocol):
     def static_shape(self, name: Name) -> tuple[int | None, ...] | None:
         """Known dimensions (None where symbolic); None where not even the rank is known."""
 
+    def dims(self, name: Name) -> tuple[int | str | None, ...] | None:
+        """Dimensions as integers or names of symbolic ones, None where a dimension is not known."""
+
     def rank(self, name: Name) -> int:
         """Rank of a value; ModelError where unknown."""
 
