@@ -17,8 +17,8 @@ static int process_id() { return static_cast<int>(getpid()); }
 namespace unblemish::cpu {
 namespace {
 
-// Waking a thread costs about as long as moving this much through one core's cache.
-constexpr std::size_t kWorthwhileBytes = 1u << 20;
+// Some 70 microseconds of one core, against about 10 to wake another.
+constexpr std::size_t kWorthwhileBytes = 4u << 20;
 
 }  // namespace
 

@@ -16,7 +16,7 @@ pytest.importorskip("unblemish.kernels._cpu", reason="this install was made with
 
 from unblemish.kernels.cpu import CpuKernels, instruction_sets
 
-LARGE = (2, 3, 301, 303)  # above the size from which threads share the work
+LARGE = (2, 3, 501, 503)  # above the size from which threads share the work
 
 
 def _run(kernels: CpuKernels, seed: int = 0) -> list[Any]:
