@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import os
 import sys
 import warnings
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Damaged files are reported once, by us: the decoders' own log lines would only repeat it.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         create_app()(args=arguments, prog_name="unblemish")
     except SystemExit as end:
@@ -57,9 +56,8 @@ def create_app() -> typer.Typer:
     )
     app.callback()(_root)
     for name in COMMANDS:
-        if importlib.util.find_spec(f"unblemish.cli.{name}") is not None:
-            command = getattr(importlib.import_module(f"unblemish.cli.{name}"), name)
-            app.command(name)(guarded(command))
+        command = getattr(importlib.import_module(f"unblemish.cli.{name}"), name)
+        app.command(name)(guarded(command))
     return app
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from unblemish.bundle import Bundle
     from unblemish.runtime.profiling.stages import Read
-    from unblemish.runtime.search import Search
 
 
 class Baseline(str, Enum):
@@ -52,14 +52,13 @@ def _measure(
     from dataclasses import asdict
 
     from unblemish.bundle import Bundle
-    from unblemish.runtime.options import SearchOptions
+    from unblemish.runtime.inspector import Inspector
     from unblemish.runtime.profiling import measure_peaks, profile_stages, profile_steps, roofline
-    from unblemish.runtime.search import Search
 
     opened = Bundle.open(path)
-    search = Search(opened, SearchOptions(backend=backend, threads=threads))
-    reads = _reads(search, images)
-    stages = profile_stages(search, reads, seconds=seconds)
+    reads = _reads(opened, backend, images)
+    with Inspector.open(opened, backend=backend, threads=threads) as inspector:
+        stages = profile_stages(inspector, reads, seconds=seconds)
     steps = profile_steps(
         opened,
         backend=backend,
@@ -88,7 +87,7 @@ def _measure(
     }
 
 
-def _reads(search: Search, folder: Path | None) -> list[Read]:
+def _reads(bundle: Bundle, backend: str, folder: Path | None) -> list[Read]:
     """Readers of the images in `folder`, or of PNGs, in memory, of images the generator makes."""
     from functools import partial
 
@@ -96,18 +95,18 @@ def _reads(search: Search, folder: Path | None) -> list[Read]:
 
     if folder is not None:
         return [partial(read_image, path) for path in list_images(folder)]
-    return [partial(decode_image, content) for content in _made(search)]
+    return [partial(decode_image, content) for content in _made(bundle, backend)]
 
 
-def _made(search: Search, count: int = 8) -> list[bytes]:
+def _made(bundle: Bundle, backend: str, count: int = 8) -> list[bytes]:
     import numpy as np
 
     from unblemish.images import encode_image
     from unblemish.runtime.backends import open_backend
     from unblemish.runtime.engines import load_engines
 
-    manifest = search.bundle.manifest
-    engines = load_engines(search.bundle, open_backend(search.options.backend))
+    manifest = bundle.manifest
+    engines = load_engines(bundle, open_backend(backend))
     random = np.random.default_rng(0)
     made = engines.generate(
         random.standard_normal((count, manifest.model.latent_size), dtype=np.float32)
