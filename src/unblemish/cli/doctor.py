@@ -15,7 +15,7 @@ _SIGNS = {"works": "ok", "absent": "--", "broken": "!!"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Run every engine that is installed once, and say what to do about those that fail.
+    """Say what is installed and works, and what to do about the rest.
 
     Exit code 0 where images can be inspected on this machine, 2 where not.
     """

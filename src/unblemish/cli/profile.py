@@ -34,7 +34,7 @@ def profile(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine [all].")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Time for each of the two parts.")] = 5.0,
 ) -> None:
-    """Time the stages of an inspection and the parts of a step; compare with the machine."""
+    """Time every stage and step, and compare with the machine's limits."""
     import json
 
     result = _measure(bundle, backend, threads, baseline, images, seconds)
