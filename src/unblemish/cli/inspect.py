@@ -34,8 +34,8 @@ class Schedule(str, Enum):
 
 
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="Bundle to inspect with.")],
-    files: Annotated[list[Path], typer.Argument(help="Image files, folders or videos.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What to inspect with.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILES|DIR|VIDEO...", help="Any number of each.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     json_lines: Annotated[
         bool, typer.Option("--json", help="One JSON object per image on stdout, not the table.")

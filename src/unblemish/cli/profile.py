@@ -20,7 +20,7 @@ class Baseline(str, Enum):
 
 
 def profile(
-    bundle: Annotated[Path, typer.Argument(help="Bundle to profile.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What to profile.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     baseline: Annotated[
         Baseline | None, typer.Option(help="Time the same step in torch too, by turns.")
