@@ -16,6 +16,7 @@ from unblemish.export.passes.fold_offsets import fold_offsets
 from unblemish.export.passes.fold_scales import fold_scales
 from unblemish.export.passes.fuse_batch_norm import fuse_batch_norm
 from unblemish.export.passes.graph_view import count_operators
+from unblemish.export.passes.merge_conv_pool import merge_conv_pool
 from unblemish.export.passes.merge_terms import merge_terms
 from unblemish.export.passes.merge_transposes import merge_transposes
 from unblemish.export.passes.merge_upsample_conv import merge_upsample_conv
@@ -40,6 +41,7 @@ __all__ = [
     "fold_offsets",
     "fold_scales",
     "fuse_batch_norm",
+    "merge_conv_pool",
     "merge_terms",
     "merge_transposes",
     "merge_upsample_conv",
@@ -64,6 +66,7 @@ DEFAULT_PASSES: tuple[Pass, ...] = (
     fold_offsets,
     turn_conv_transpose,
     merge_upsample_conv,
+    merge_conv_pool,
     drop_expands,
     merge_terms,
     order_products,
