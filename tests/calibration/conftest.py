@@ -85,7 +85,7 @@ def part_bundle(tmp_path: Path) -> Bundle:
         },
         "graphs": records,
         "preprocess": {"width": SIDE, "height": SIDE, "channels": 1, "low": 0.0, "high": 1.0},
-        "rgi": {"lam": 0.5, "max_steps": 40},
+        "rgi": {"lam": 0.5, "max_steps": 12, "candidates": 8},
     }
     return write_bundle(tmp_path / "part.bundle", files, fields)
 

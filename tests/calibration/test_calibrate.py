@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -13,8 +16,10 @@ from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
 from unblemish.calibration.defects import paste_defect
 from unblemish.calibration.metrics import dice
-from unblemish.errors import CalibrationError, ConfigError, SourceError
+from unblemish.calibration.normals import choose_normals
+from unblemish.errors import CalibrationError, ConfigError, SourceError, UnblemishError
 from unblemish.runtime.inspector import Inspector
+from unblemish.runtime.weighting import load_weight
 
 IMAGES = 8  # synthetic defects: one of each kind, to be quick
 
@@ -69,8 +74,8 @@ def test_calibrate_says_what_it_chose_and_what_it_tried(part_bundle, normals_dir
 def test_calibrate_is_deterministic_given_the_seed(part_bundle, normals_dir, tmp_path) -> None:
     copy = tmp_path / "copy.bundle"
     shutil.copytree(part_bundle.path, copy)
-    first = calibrate(part_bundle, normals_dir, images=IMAGES, seed=5)
-    second = calibrate(copy, normals_dir, images=IMAGES, seed=5)
+    first = calibrate(part_bundle, normals_dir, images=IMAGES, share=0.5, seed=5)
+    second = calibrate(copy, normals_dir, images=IMAGES, share=0.5, seed=5)
     assert first.calibration == second.calibration
     assert first.lam == second.lam
 
@@ -93,14 +98,91 @@ def test_calibrate_leaves_the_bundle_as_it_was_when_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(part_bundle, normals_dir, images=IMAGES, progress=stop)
+        calibrate(part_bundle, normals_dir, images=IMAGES, share=0.25, progress=stop)
     assert _hashes(part_bundle.path) == before
     Bundle.open(part_bundle.path)
 
 
+def test_calibrate_leaves_the_bundle_as_it_was_when_it_cannot_be_written(
+    part_bundle, normals_dir, monkeypatch
+) -> None:
+    before = _hashes(part_bundle.path)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UnblemishError, match="No space left on device"):
+        calibrate(part_bundle, normals_dir, images=IMAGES, share=0.25)
+    assert _hashes(part_bundle.path) == before
+
+
+_KILLED = """
+import os, signal, sys
+from unblemish.calibration.calibrate import calibrate
+
+def stop(stage, total):
+    if stage == "synthetic defects":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+calibrate(sys.argv[1], sys.argv[2], images=8, share=0.25, progress=stop)
+"""
+
+
+@pytest.mark.slow
+def test_calibrate_leaves_the_bundle_as_it_was_when_killed(part_bundle, normals_dir) -> None:
+    before = _hashes(part_bundle.path)
+    command = [sys.executable, "-c", _KILLED, str(part_bundle.path), str(normals_dir)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert _hashes(part_bundle.path) == before
+    Bundle.open(part_bundle.path)
+
+
+def _with_a_restless_half(folder) -> None:
+    """Make the right half of every photograph a texture that the generator does not know."""
+    rng = np.random.default_rng(8)
+    for path in sorted(folder.iterdir()):
+        frame = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.float64)
+        frame[:, 20:] += rng.normal(0, 30, frame[:, 20:].shape)
+        cv2.imwrite(str(path), np.clip(frame, 0, 255).astype(np.uint8))
+
+
+def test_calibrate_weighs_pixels_where_normals_stray_and_drops_stale_weights(
+    part_bundle, normals_dir, tmp_path
+) -> None:
+    restless = tmp_path / "restless"
+    shutil.copytree(normals_dir, restless)
+    _with_a_restless_half(restless)
+    result = calibrate(part_bundle, restless, images=16)
+    assert result.weighted is not None
+    assert result.weighted.dice > result.plain.dice + 0.005
+    assert result.calibration.weight_file == "score_weights.npy"
+    weight = load_weight(Bundle.open(part_bundle.path))
+    assert weight is not None
+    assert weight.values[:, :12].mean() > 1.5 * weight.values[:, 20:].mean()
+    calm = calibrate(result.bundle, normals_dir, images=IMAGES, share=0.5)
+    assert calm.weighted is None  # 20 normals are too few for two halves
+    assert calm.calibration.weight_file is None
+    reopened = Bundle.open(part_bundle.path)
+    assert "score_weights.npy" not in reopened.manifest.files
+    assert not (part_bundle.path / "score_weights.npy").exists()
+
+
+def test_calibrate_draws_what_training_held_back(part_bundle, normals_dir) -> None:
+    pytest.importorskip("torch")
+    from unblemish.calibration.training.dataset import open_normals
+    from unblemish.calibration.training.options import TrainOptions
+
+    options = TrainOptions(model="vae", size=32, held_back=0.3, seed=4, steps=1)
+    held = open_normals(normals_dir, options).held_back
+    assert len(held) == 12
+    drawn = choose_normals(normals_dir, share=0.3, seed=4)
+    assert sorted(drawn.paths) == sorted(held)
+
+
 def test_calibrate_replaces_an_earlier_calibration(part_bundle, normals_dir) -> None:
-    first = calibrate(part_bundle, normals_dir, images=IMAGES)
-    second = calibrate(first.bundle, normals_dir, images=IMAGES, false_reject=0.2)
+    first = calibrate(part_bundle, normals_dir, images=IMAGES, share=0.5)
+    second = calibrate(first.bundle, normals_dir, images=IMAGES, share=0.5, false_reject=0.3)
     assert second.calibration.image_threshold < first.calibration.image_threshold
     assert second.calibration.threshold_method == "quantile"
     assert Bundle.open(part_bundle.path).manifest.calibration == second.calibration
