@@ -43,6 +43,8 @@ def reshape_like(ctx: RuleContext, value: Name, like: Name) -> Name:
     if dims is not None and dims.count(None) == 1 and 0 not in dims:
         target = vector(ctx, [-1 if d is None else d for d in dims])
         return ctx.op("Reshape", value, target)
+    if dims is not None and 0 in dims:
+        return ctx.op("Reshape", value, ctx.shape(like), allowzero=1)
     return ctx.op("Reshape", value, ctx.shape(like))
 
 

@@ -129,3 +129,11 @@ def _index_tuple(indices: Tensor, dims: tuple[int, ...], batch: int) -> tuple[Te
         shared.append(torch.arange(dims[axis], device=index.device).reshape(shape))
     columns = [_wrapped(index[..., i], dims[batch + i]) for i in range(index.shape[-1])]
     return (*shared, *columns)
+
+
+@op("Compress")
+def compress(node: TorchNode, x: Tensor, condition: Tensor) -> Tensor:
+    """Slices along `axis` (elements of the flat input without it) where the condition holds."""
+    axis = node.get("axis")
+    places = condition.nonzero().reshape(-1)
+    return x.reshape(-1)[places] if axis is None else x.index_select(axis, places)
