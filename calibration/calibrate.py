@@ -15,7 +15,14 @@ from unblemish.calibration.normals import KINDS, SyntheticSet, choose_normals
 from unblemish.calibration.result import CalibrationResult
 from unblemish.calibration.scores import ScoreStore
 from unblemish.calibration.settle import Settled, settle
-from unblemish.calibration.tuning import Tuner, Tuning, lambda_grid, score_levels
+from unblemish.calibration.tuning import (
+    SIGMAS,
+    Tuner,
+    Tuning,
+    lambda_grid,
+    scaled_sigmas,
+    score_levels,
+)
 from unblemish.errors import ConfigError
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspector import Inspector
@@ -77,14 +84,20 @@ def calibrate(
     chosen = choose_normals(normals, share=share, most=most, seed=seed, white=white)
     samples = SyntheticSet(chosen, images, seed, white)
     search = searcher or Inspector.open(opened, white=white)
-    tuning = _tune(opened, samples, search, progress)
+    tuning = _tune(opened, samples, search, progress, min(chosen.frame))
     lam = tuning.best.lam
     with ScoreStore() as normal_maps, ScoreStore() as defect_maps:
         _search_all(normal_maps, chosen, len(chosen), search, lam, "normals", progress)
         frames = (sample.image for sample in samples)
         _search_all(defect_maps, frames, images, search, lam, "synthetic defects", progress)
         settled = settle(
-            opened.manifest.preprocess, normal_maps, defect_maps, samples, false_reject, lam
+            opened.manifest.preprocess,
+            normal_maps,
+            defect_maps,
+            samples,
+            false_reject,
+            lam,
+            chosen.frame,
         )
     calibration = _calibration(tuning, settled, false_reject, seed)
     return CalibrationResult(
@@ -105,7 +118,9 @@ def calibrate(
     )
 
 
-def _tune(bundle: Bundle, samples: SyntheticSet, search: Searcher, progress: Progress) -> Tuning:
+def _tune(
+    bundle: Bundle, samples: SyntheticSet, search: Searcher, progress: Progress, side: int
+) -> Tuning:
     p = bundle.manifest.preprocess
     span = p.high - p.low
     shared = bundle.manifest.rgi.mask == "shared"
@@ -113,6 +128,7 @@ def _tune(bundle: Bundle, samples: SyntheticSet, search: Searcher, progress: Pro
         samples,
         lambda frame, lam: search.search(frame, lam=lam).score,
         score_levels(span),
+        sigmas=scaled_sigmas(SIGMAS, side),
         progress=lambda: progress("lambda", None),
     )
     return tuner.tune(lambda_grid(span, p.channels if shared else 1))

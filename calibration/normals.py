@@ -27,6 +27,7 @@ class Normals:
 
     paths: tuple[Path, ...]
     sizes: tuple[tuple[int, int], ...]  # distinct (height, width)
+    frame: tuple[int, int]  # median height and width
     rejected: tuple[tuple[Path, str], ...]
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
@@ -73,7 +74,10 @@ def choose_normals(
     drawn = [good[index] for index in order[: round(share * len(good))]][:most]
     if len(drawn) < FEWEST:
         raise CalibrationError(_too_few(folder, len(good), len(drawn), rejected))
-    return Normals(tuple(drawn), tuple(sorted({sizes[path] for path in drawn})), tuple(rejected))
+    used = np.array([sizes[path] for path in drawn])
+    height, width = (int(value) for value in np.median(used, axis=0))
+    distinct = tuple(sorted({sizes[path] for path in drawn}))
+    return Normals(tuple(drawn), distinct, (height, width), tuple(rejected))
 
 
 def _usable_size(path: Path, white: float | None) -> tuple[int, int] | str:

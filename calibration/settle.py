@@ -17,14 +17,21 @@ from unblemish.calibration.result import Example, KindFigures
 from unblemish.calibration.scores import Score
 from unblemish.calibration.spread import can_weight, cross_weights
 from unblemish.calibration.thresholds import TailThreshold, reject_threshold
-from unblemish.calibration.tuning import Trial, best_trial, score_levels, smoothing_curves
+from unblemish.calibration.tuning import (
+    SIGMAS,
+    Trial,
+    best_trial,
+    scaled_sigmas,
+    score_levels,
+    smoothing_curves,
+)
 from unblemish.runtime.decision import image_score, smooth
 from unblemish.runtime.weighting import ScoreWeight
 
 Weigh = Callable[[Score], Score]
 Scores = NDArray[np.float64]
 
-IMAGE_SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # native px
+IMAGE_SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # px of frames up to 400 px
 WORTHWHILE = 0.005  # mean Dice that the weights must add to be kept
 
 
@@ -79,15 +86,18 @@ def settle(
     samples: Sequence[SyntheticDefect],
     false_reject: float,
     lam: float,
+    frame: tuple[int, int],
 ) -> Settled:
     """Choose everything but lambda.
 
     Args:
         normals, defects: raw score maps of the normal and the synthetic images, native geometry.
         samples: the synthetic images, in the order of `defects`.
+        frame: typical height and width, px: the scale of smoothing and cleaning.
     Raises: CalibrationError where there are too few normals.
     """
-    plain, weighted = _views(preprocess, normals, defects, samples, lam)
+    side = min(frame)
+    plain, weighted = _views(preprocess, normals, defects, samples, lam, side)
     better = weighted is not None and weighted.trial.dice >= plain.trial.dice + WORTHWHILE
     view = weighted if weighted is not None and better else plain
     cleaning = choose_cleaning(
@@ -96,10 +106,11 @@ def settle(
             for score, sample in zip(defects, samples, strict=True)
         ),
         view.trial.threshold,
+        frame,
     )
     masks = (cleaning.mask(view.smooth(view.normal(i, raw))) for i, raw in enumerate(normals))
     clean = sum(not mask.any() for mask in masks)
-    sigma, normal_scores, defect_scores = _image_scores(view, normals, defects)
+    sigma, normal_scores, defect_scores = _image_scores(view, normals, defects, side)
     reject = reject_threshold(normal_scores, false_reject)
     return Settled(
         view=view,
@@ -122,13 +133,15 @@ def _views(
     defects: Sequence[Score],
     samples: Sequence[SyntheticDefect],
     lam: float,
+    side: int,
 ) -> tuple[View, View | None]:
+    sigmas = scaled_sigmas(SIGMAS, side)
     levels = score_levels(preprocess.high - preprocess.low)
 
     def trial(weigh: Callable[[Score], Score]) -> Trial:
         pairs = zip(defects, samples, strict=True)
-        curves = [smoothing_curves(weigh(score), s.mask, levels) for score, s in pairs]
-        return best_trial(lam, curves, levels)
+        curves = [smoothing_curves(weigh(score), s.mask, levels, sigmas) for score, s in pairs]
+        return best_trial(lam, curves, levels, sigmas)
 
     plain = View(None, None, trial(lambda score: score))
     if not can_weight(preprocess, len(normals)):
@@ -138,21 +151,22 @@ def _views(
 
 
 def _image_scores(
-    view: View, normals: Sequence[Score], defects: Sequence[Score]
+    view: View, normals: Sequence[Score], defects: Sequence[Score], side: int
 ) -> tuple[float, Scores, Scores]:
     """Smoothing of the largest image AUROC, and the image scores of normals and defects with it.
 
     The least smoothing among those that are as good.
     """
-    low = np.array([_peaks(view.normal(i, raw)) for i, raw in enumerate(normals)])
-    high = np.array([_peaks(view.new(raw)) for raw in defects])
-    areas = [image_auroc(low[:, k], high[:, k]) or 0.0 for k in range(len(IMAGE_SIGMAS))]
+    sigmas = scaled_sigmas(IMAGE_SIGMAS, side)
+    low = np.array([_peaks(view.normal(i, raw), sigmas) for i, raw in enumerate(normals)])
+    high = np.array([_peaks(view.new(raw), sigmas) for raw in defects])
+    areas = [image_auroc(low[:, k], high[:, k]) or 0.0 for k in range(len(sigmas))]
     best = int(np.argmax(areas))
-    return IMAGE_SIGMAS[best], low[:, best], high[:, best]
+    return sigmas[best], low[:, best], high[:, best]
 
 
-def _peaks(weighted: Score) -> list[float]:
-    return [image_score(smooth(weighted, sigma)) for sigma in IMAGE_SIGMAS]
+def _peaks(weighted: Score, sigmas: Sequence[float]) -> list[float]:
+    return [image_score(smooth(weighted, sigma)) for sigma in sigmas]
 
 
 def _kinds(

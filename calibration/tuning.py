@@ -20,7 +20,7 @@ from unblemish.runtime.decision import smooth
 ScoreOf = Callable[[NDArray[Any], float], NDArray[np.float32]]
 """(frame, lambda) -> score map, (H, W) float32, unit: model intensity."""
 
-SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0)
+SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0)  # px of frames up to 400 px
 _LEVELS = 160
 _FIRST = 8  # images on which every lambda is tried: each shape with each fill once
 _STANDARD_ERRORS = 2.0  # a lambda is given up where it is worse than the best by more
@@ -64,6 +64,14 @@ def lambda_grid(intensity_range: float, channels: int, points: int = 7) -> tuple
 def score_levels(intensity_range: float) -> NDArray[np.float64]:
     """Thresholds tried: 160 from 0.1 % to 200 % of the range, 5 % apart."""
     return np.asarray(np.geomspace(1e-3 * intensity_range, 2 * intensity_range, _LEVELS))
+
+
+def scaled_sigmas(sigmas: Sequence[float], side: float) -> tuple[float, ...]:
+    """Smoothings for frames whose shorter side is `side` px: as they are up to 400 px, then in
+    proportion, up to four times (wide Gaussians on large frames cost inspection time).
+    """
+    factor = min(max(side / 400, 1.0), 4.0)
+    return tuple(round(sigma * factor, 2) for sigma in sigmas)
 
 
 def dice_curve(

@@ -9,6 +9,8 @@ from unblemish.calibration.cleaning import choose_cleaning
 from unblemish.calibration.metrics import dice
 from unblemish.runtime.decision import clean_mask, drop_weak, mask_of
 
+FRAME = (300, 340)  # limits of a larger frame: all choices are open
+
 
 def _scene(rng: np.random.Generator, *, specks: int, faint: bool):
     """A defect of 12 x 15 px on noise, with specks and a faint patch that are none."""
@@ -31,7 +33,7 @@ def _mean_dice(images, cleaning) -> float:
 @pytest.mark.parametrize(("specks", "faint"), [(0, False), (30, False), (10, True)])
 def test_choose_cleaning_reports_the_dice_of_its_masks(rng, specks, faint) -> None:
     images = [_scene(rng, specks=specks, faint=faint) for _ in range(6)]
-    found = choose_cleaning(iter(images), 0.4)
+    found = choose_cleaning(iter(images), 0.4, FRAME)
     assert np.mean(found.dices) == pytest.approx(_mean_dice(images, found), rel=1e-12)
     raw = np.mean([dice(score > 0.4, truth) for score, truth in images])
     assert np.mean(found.dices) >= raw - 0.002  # never worse than no cleaning, but for indifference
@@ -39,14 +41,14 @@ def test_choose_cleaning_reports_the_dice_of_its_masks(rng, specks, faint) -> No
 
 def test_choose_cleaning_drops_specks(rng) -> None:
     images = [_scene(rng, specks=30, faint=False) for _ in range(6)]
-    found = choose_cleaning(images, 0.4)
+    found = choose_cleaning(images, 0.4, FRAME)
     assert found.min_area > 2 or found.open_radius > 0
     assert _mean_dice(images, found) > 0.98
 
 
 def test_choose_cleaning_drops_large_faint_patches_by_their_peak(rng) -> None:
     images = [_scene(rng, specks=0, faint=True) for _ in range(6)]
-    found = choose_cleaning(images, 0.3)
+    found = choose_cleaning(images, 0.3, FRAME)
     assert found.region_threshold > 0.42 or found.pixel_threshold > 0.42 - 1e-6
     assert _mean_dice(images, found) > 0.95
 
@@ -54,9 +56,9 @@ def test_choose_cleaning_drops_large_faint_patches_by_their_peak(rng) -> None:
 def test_choose_cleaning_prefers_the_cleaner_of_equals(rng) -> None:
     truth = np.zeros((60, 60), np.bool_)
     truth[10:40, 10:40] = True
-    found = choose_cleaning([(truth.astype(np.float32), truth)] * 3, 0.5)
+    found = choose_cleaning([(truth.astype(np.float32), truth)] * 3, 0.5, FRAME)
     assert found.dices == (1.0, 1.0, 1.0)
-    assert found.min_area == 100
+    assert found.min_area == 102  # 0.1 % of the frame
     assert found.region_threshold > 0.5
 
 
@@ -64,7 +66,7 @@ def test_cleaning_mask_equals_the_mask_of_the_runtime(rng) -> None:
     from unblemish.bundle.manifest import Calibration
 
     score, truth = _scene(rng, specks=10, faint=True)
-    found = choose_cleaning([(score, truth)], 0.4)
+    found = choose_cleaning([(score, truth)], 0.4, FRAME)
     calibration = Calibration(
         pixel_threshold=found.pixel_threshold,
         image_threshold=1.0,
@@ -90,3 +92,10 @@ def test_drop_weak_keeps_whole_regions_that_are_clear_somewhere() -> None:
     assert drop_weak(mask, score, 0.0) is mask
     assert not drop_weak(mask, score, 0.95).any()
     assert not drop_weak(np.zeros_like(mask), score, 0.1).any()
+
+
+def test_choose_cleaning_limits_itself_on_small_frames(rng) -> None:
+    images = [_scene(rng, specks=30, faint=False) for _ in range(4)]
+    found = choose_cleaning(images, 0.4, (80, 70))
+    assert found.open_radius == 0
+    assert found.min_area <= 6

@@ -11,6 +11,7 @@ from unblemish.calibration.tuning import (
     Tuner,
     dice_curve,
     lambda_grid,
+    scaled_sigmas,
     score_levels,
 )
 from unblemish.errors import CalibrationError
@@ -53,6 +54,12 @@ def test_lambda_grid_spans_residuals_of_one_to_hundred_percent() -> None:
     assert grid[0] == pytest.approx(2 * 3 * 0.02**2)
     assert grid[-1] == pytest.approx(2 * 3 * 2.0**2)
     assert np.diff(np.log(grid)) == pytest.approx(np.log(grid[-1] / grid[0]) / 6)
+
+
+def test_scaled_sigmas_follow_large_frames_up_to_four_times() -> None:
+    assert scaled_sigmas((0.0, 1.5), 128) == (0.0, 1.5)
+    assert scaled_sigmas((0.0, 1.5), 800) == (0.0, 3.0)
+    assert scaled_sigmas((0.0, 1.5), 9000) == (0.0, 6.0)
 
 
 def test_tuner_finds_the_best_lambda(rng) -> None:
