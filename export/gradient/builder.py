@@ -40,7 +40,7 @@ class GraphBuilder:
         self._emitted: dict[bytes, tuple[str, ...]] = {}
         self._constants: dict[bytes, str] = {}
         self._arrays: dict[str, NDArray[Any]] = {}
-        self._shapes: dict[str, tuple[Dim, ...]] = {}  # value of a known shape vector
+        self._shapes: dict[str, tuple[Dim, ...]] = {}  # elements of vectors of sizes
         self._counter: dict[str, int] = {}
         self.producer: dict[str, onnx.NodeProto] = {}
         self.fresh_values: set[str] = set()  # names that the model does not have
@@ -199,12 +199,12 @@ class GraphBuilder:
         for name in copy.output:
             if name:
                 self.values[name] = values.get(name, Value(0, None))
+        if any(name and not self._is_static(name) for name in copy.output):
+            self._infer_again(copy)
         if not pinned.intersection(copy.output):
             known = self._emitted.get(_key(copy))
             if known is not None and len(known) >= len(copy.output):
                 self._alias.update(zip(copy.output, known, strict=False))
-                return
-            if copy.op_type == "Shape" and self._fold_shape(copy):
                 return
         self._place(copy, foldable=not pinned.intersection(copy.output))
 
@@ -232,17 +232,8 @@ class GraphBuilder:
         self._emitted[_key(node)] = tuple(node.output)
         return tuple(node.output)
 
-    def _fold_shape(self, node: onnx.NodeProto) -> bool:
-        dims = self._value(node.input[0]).dims
-        if dims is None or not all(isinstance(d, int) for d in dims):
-            return False
-        bounds = {a.name: a.i for a in node.attribute}
-        part = dims[bounds.get("start", 0) : bounds.get("end", len(dims))]
-        self._alias[node.output[0]] = self.const(np.array(part, dtype=np.int64))
-        return True
-
     def _place(self, node: onnx.NodeProto, *, foldable: bool = True) -> tuple[str, ...]:
-        if foldable and self._fold(node):
+        if foldable and (self._fold(node) or self._fold_vector(node)):
             return tuple(self._alias.get(name, name) for name in node.output)
         if not node.name or node.name in self._names:
             node.name = self.fresh(node.op_type)
@@ -271,6 +262,32 @@ class GraphBuilder:
         for name, result in zip(node.output, results, strict=True):
             if name:
                 self._alias[name] = self.const(result.astype(self.dtype(name), copy=False))
+        return True
+
+    def _is_static(self, name: str) -> bool:
+        dims = self.values[name].dims
+        return dims is not None and None not in dims
+
+    def _infer_again(self, node: onnx.NodeProto) -> None:
+        """Sharpen what is known of a forward node's outputs by the vectors of sizes known here."""
+        before = {name: self.values[name] for name in node.output if name}
+        try:
+            self._infer(node)
+        except ModelError:
+            self.values |= before
+            return
+        for name, value in before.items():
+            if self.values[name].elem_type == value.elem_type or not value.elem_type:
+                self.declare(name, value.dims)
+            else:
+                self.values[name] = value
+
+    def _fold_vector(self, node: onnx.NodeProto) -> bool:
+        """Replace a vector of sizes that turn out static by a constant."""
+        vector = simplify.vector_of(self, node)
+        if vector is None or not all(isinstance(d, int) for d in vector):
+            return False
+        self._alias[node.output[0]] = self.const(np.array(vector, dtype=np.int64))
         return True
 
     def _small(self, node: onnx.NodeProto, limit: int) -> bool:
@@ -303,19 +320,38 @@ class GraphBuilder:
             self.values[name] = from_type(inferred[name])
         self._infer_from_vector(node)
 
+    def vector(self, name: str) -> tuple[Dim, ...] | None:
+        """Elements of an int64 vector of sizes: integers, names of symbolic ones, None if unknown."""
+        name = self._alias.get(name, name)
+        if name in self._shapes:
+            return self._shapes[name]
+        array = self.constant_value(name)
+        if array is None or array.ndim != 1 or array.dtype != np.int64 or array.size > 64:
+            return None
+        return tuple(int(v) for v in array)
+
     def _infer_from_vector(self, node: onnx.NodeProto) -> None:
-        position = {"Reshape": 1, "ConstantOfShape": 0}.get(node.op_type)
-        if position is None or node.input[position] not in self._shapes:
+        """Dimensions of a value that is shaped by a vector of sizes."""
+        position = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}.get(node.op_type)
+        vector = None if position is None else self.vector(node.input[position])
+        if vector is None:
             return
-        output = node.output[0]
-        self.declare(output, self._shapes[node.input[position]])
+        have = self._value(node.input[0]).dims or ()
+        if node.op_type == "Reshape":
+            if any(a.name == "allowzero" and a.i for a in node.attribute) and 0 in vector:
+                return
+            copied = [d if d != 0 or i >= len(have) else have[i] for i, d in enumerate(vector)]
+            self.declare(node.output[0], tuple(None if d == -1 else d for d in copied))
+        elif node.op_type == "ConstantOfShape" or all(
+            h == 1 or h == v for h, v in zip(have[::-1], vector[::-1], strict=False)
+        ):
+            self.declare(node.output[0], vector)
 
     def _track_shape(self, node: onnx.NodeProto) -> None:
-        if node.op_type != "Shape" or node.attribute:
-            return
-        dims = self._value(node.input[0]).dims
-        if dims is not None:
-            self._shapes[node.output[0]] = dims
+        """Remember the elements of a vector of sizes."""
+        vector = simplify.vector_of(self, node)
+        if vector is not None:
+            self._shapes[node.output[0]] = vector
 
     def _sum_dynamic(self, cotangent: str, like: str, extra: int) -> str:
         """Sum over the axes that turn out to be 1 in `like` and more in the cotangent.

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
+
+from unblemish.export.gradient.types import Dim
 
 if TYPE_CHECKING:
     from unblemish.export.gradient.builder import GraphBuilder
@@ -32,14 +35,19 @@ def shortcut(
     ):
         return first
     if op_type == "Neg":
-        return _undone(builder, first, "Neg")
+        return _undone(builder, first, "Neg") or _outside_expand(builder, op_type, inputs)
     if op_type in ("Reshape", "Expand"):
         return _same_shape(builder, op_type, first, inputs[1])
     if op_type == "Transpose":
         perm = list(attributes.get("perm") or [])
         return first if perm and perm == sorted(perm) else None
     if op_type in _NEUTRAL_RIGHT and len(inputs) == 2:
-        return _neutral(builder, op_type, first, inputs[1])
+        return (
+            _neutral(builder, op_type, first, inputs[1])
+            or _merged_factor(builder, op_type, first, inputs[1])
+            or _outside_expand(builder, op_type, inputs)
+            or _without_expand(builder, op_type, inputs)
+        )
     return None
 
 
@@ -56,6 +64,31 @@ def evaluate(
     return arrays_out if len(arrays_out) == len(node.output) else None
 
 
+def vector_of(builder: GraphBuilder, node: onnx.NodeProto) -> tuple[Dim, ...] | None:
+    """Elements of the vector of sizes that a node makes; None where it makes none that is known."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Shape":
+        dims = builder.dims(node.input[0])
+        if dims is None:
+            return None
+        return dims[attributes.get("start", 0) : attributes.get("end", len(dims))]
+    if node.op_type == "Concat":
+        parts = [builder.vector(name) for name in node.input]
+        known = [part for part in parts if part is not None]
+        return sum(known, ()) if len(known) == len(parts) else None
+    if node.op_type not in ("Slice", "Gather"):
+        return None
+    vector = builder.vector(node.input[0])
+    picks = [builder.constant_value(name) for name in node.input[1:]]
+    if vector is None or any(pick is None or pick.ndim != 1 for pick in picks):
+        return None
+    if node.op_type == "Gather":
+        return tuple(vector[int(i)] for i in picks[0] if picks[0] is not None)
+    numbers = [int(pick[0]) for pick in picks if pick is not None]
+    step = numbers[3] if len(numbers) > 3 else 1
+    return vector[numbers[0] : numbers[1] : step] if step > 0 else None
+
+
 def _undone(builder: GraphBuilder, name: str, op_type: str) -> str | None:
     producer = builder.producer.get(name)
     return producer.input[0] if producer is not None and producer.op_type == op_type else None
@@ -63,12 +96,67 @@ def _undone(builder: GraphBuilder, name: str, op_type: str) -> str | None:
 
 def _same_shape(builder: GraphBuilder, op_type: str, name: str, target: str | None) -> str | None:
     wanted = builder.constant_value(target) if target else None
-    have = builder.static_shape(name)
-    if wanted is None or have is None or None in have:
+    have = [size for size in builder.static_shape(name) or (None,) if size is not None]
+    if wanted is None or len(have) != len(builder.static_shape(name) or ()):
         return None
+    target = tuple(int(size) for size in wanted)
     if op_type == "Expand":
-        return name if np.broadcast_shapes(have, tuple(wanted)) == have else None
-    return name if tuple(wanted) == have else None
+        return name if np.broadcast_shapes(tuple(have), target) == tuple(have) else None
+    return name if target == tuple(have) else None
+
+
+def _merged_factor(
+    builder: GraphBuilder, op_type: str, first: str, second: str | None
+) -> str | None:
+    """(x c) d as x (c d), for rank-0 constants c and d."""
+    producer = builder.producer.get(first)
+    if op_type != "Mul" or producer is None or producer.op_type != "Mul" or second is None:
+        return None
+    if first not in builder.fresh_values:
+        return None
+    inner, outer = builder.constant_value(producer.input[1]), builder.constant_value(second)
+    if inner is None or outer is None or inner.ndim or outer.ndim:
+        return None
+    return builder.op("Mul", producer.input[0], builder.const(np.asarray(inner * outer)))
+
+
+def _expanded(builder: GraphBuilder, name: str | None) -> onnx.NodeProto | None:
+    """The Expand of ours that makes a value."""
+    producer = builder.producer.get(name) if name in builder.fresh_values else None
+    return producer if producer is not None and producer.op_type == "Expand" else None
+
+
+def _outside_expand(
+    builder: GraphBuilder, op_type: str, inputs: Sequence[str | None]
+) -> str | None:
+    """f(expand(x)) as expand(f(x)): less to compute. For f = −x and x by or with rank-0 constants."""
+    expand = _expanded(builder, inputs[0])
+    if expand is None or any(n is None or not _is_rank_zero(builder, n) for n in inputs[1:]):
+        return None
+    small = builder.op(op_type, expand.input[0], *inputs[1:])
+    result = builder.op("Expand", small, expand.input[1])
+    builder.declare(result, builder.dims(expand.output[0]))
+    return result
+
+
+def _without_expand(
+    builder: GraphBuilder, op_type: str, inputs: Sequence[str | None]
+) -> str | None:
+    """expand(a) ∘ b as a ∘ b where b has the full shape: the operator broadcasts by itself."""
+    for index, other in ((0, inputs[1]), (1, inputs[0])):
+        expand, name = _expanded(builder, inputs[index]), inputs[index]
+        if op_type == "Pow" or expand is None or name is None or other is None:
+            continue
+        if builder.same_shape(name, other):
+            changed = list(inputs)
+            changed[index] = expand.input[0]
+            return builder.op(op_type, *changed)
+    return None
+
+
+def _is_rank_zero(builder: GraphBuilder, name: str) -> bool:
+    array = builder.constant_value(name)
+    return array is not None and array.ndim == 0
 
 
 def _neutral(builder: GraphBuilder, op_type: str, first: str, second: str | None) -> str | None:

@@ -35,6 +35,9 @@ def _signed(ctx: RuleContext, value: Name, negative: bool) -> Name:
 def mul(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
     """y = a b: grad_a = ct b, grad_b = ct a."""
     ct, (a, b) = cotangents[0], node.inputs
+    assert ct is not None
+    if a == b:
+        return [ctx.op("Mul", ctx.op("Mul", ct, ctx.scalar(2.0, ct)), a), None]
     return [
         ctx.sum_to(ctx.op("Mul", ct, b), a) if ctx.needs(a) else None,
         ctx.sum_to(ctx.op("Mul", ct, a), b) if ctx.needs(b) else None,
@@ -45,13 +48,15 @@ def mul(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
 def div(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
     """y = a / b: grad_a = ct / b, grad_b = −(ct / b) y."""
     ct, (a, b) = cotangents[0], node.inputs
-    quotient = ctx.op("Div", ct, b)
-    return [
-        ctx.sum_to(quotient, a) if ctx.needs(a) else None,
-        ctx.sum_to(ctx.op("Neg", ctx.op("Mul", quotient, node.outputs[0])), b)
-        if ctx.needs(b)
-        else None,
-    ]
+    assert ct is not None
+    if ctx.same_shape(ct, b):
+        quotient = ctx.op("Div", ct, b)
+    else:  # one division for each element of b, not of y
+        quotient = ctx.op("Mul", ct, ctx.op("Reciprocal", b))
+    grad_b = None
+    if ctx.needs(b):
+        grad_b = ctx.op("Neg", ctx.sum_to(ctx.op("Mul", quotient, node.outputs[0]), b))
+    return [ctx.sum_to(quotient, a) if ctx.needs(a) else None, grad_b]
 
 
 @rule("Neg")
@@ -220,7 +225,7 @@ def dropout(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
 
 @rule("Clip")
 def clip(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
-    """y = min(max(x, lo), hi): ct inside and on the bounds, zero outside; the bounds get the rest."""
+    """y = min(max(x, lo), hi): ct inside and on the bounds; the bounds get the rest."""
     ct, x = cotangents[0], node.inputs[0]
     assert ct is not None
     low, high = node.input(1), node.input(2)

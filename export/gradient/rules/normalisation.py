@@ -149,11 +149,16 @@ def group_normalization(ctx: RuleContext, node: ForwardNode, cotangents: Names) 
 
 @rule("LpNormalization")
 def lp_normalization(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
-    """y = x/n with n = ‖x‖_p along the axis: (ct − u Σ ct y)/n with u = y (p = 2) or sign x (p = 1)."""
+    """y = x/n, n = ‖x‖_p along the axis: (ct − u Σ ct y)/n with u = y (p = 2) or sign x (p = 1).
+
+    Where n = 0 there is no gradient: zero is given.
+    """
     ct, x, y = cotangents[0], node.inputs[0], node.outputs[0]
     axes = ctx.const(np.array([node.attributes.get("axis", -1)]))
     square = node.attributes.get("p", 2) == 2
     norm = ctx.op("ReduceL2" if square else "ReduceL1", x, axes, keepdims=1)
+    zero = ctx.op("Equal", norm, ctx.scalar(0.0, norm))
+    norm = ctx.op("Where", zero, ctx.scalar(np.inf, norm), norm)
     along = ctx.op("ReduceSum", ctx.op("Mul", ct, y), axes, keepdims=1)
     unit = y if square else ctx.op("Sign", x)
     return [ctx.op("Div", ctx.op("Sub", ct, ctx.op("Mul", unit, along)), norm)]

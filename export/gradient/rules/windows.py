@@ -107,18 +107,18 @@ def spread(ctx: RuleContext, ct: Name, w: Name, like: Name, window: Window, grou
     S is symbolic, s − 1 are added and the rest is cut off.
     """
     sizes, windows = spatial(ctx, like), spatial(ctx, ct)
-    extra, after = [], []
+    extra, after, open_ended = [], [], False
     for size, count, e, s, b, a in zip(
         sizes, windows, window.extent, window.strides, window.before, window.after, strict=True
     ):
-        excess = s * (count - 1) + e - b - size if size is not None and count is not None else None
-        if excess is None:
-            excess = a if s == 1 else 1 - s
+        if size is not None and count is not None:
+            excess = s * (count - 1) + e - b - size
+        else:
+            excess, open_ended = a if s == 1 else 1 - s, open_ended or s > 1
         extra.append(max(-excess, 0))
         after.append(max(excess, 0))
     full = ctx.op(
         "ConvTranspose", ct, w, kernel_shape=window.kernel, strides=window.strides, group=group,
         dilations=window.dilations, pads=[*window.before, *after], output_padding=extra,
     )  # fmt: skip
-    symbolic = any(z is None and s > 1 for z, s in zip(sizes, window.strides, strict=True))
-    return crop_to(ctx, full, like, sizes) if symbolic else full
+    return crop_to(ctx, full, like, sizes) if open_ended else full

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,3 +86,13 @@ def test_lp_normalization_gradient_equals_torch(p, axis, check_gradients):
     check_gradients(
         model, lambda x: x / torch.linalg.vector_norm(x, p, dim=axis, keepdim=True), sizes=SIZES
     )
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_lp_normalization_gradient_is_finite_where_the_norm_is_zero(p):
+    model = f"""{HEAD} g (float[2,3] x) => (float[2,3] y) {{ y = LpNormalization<p = {p}>(x) }}"""
+    fused = differentiate(parser.parse_model(model)).fused
+    feeds = {"x": np.array([[0, 0, 0], [1, 2, 2]], "f"), "ct_y": np.ones((2, 3), "f")}
+    grad = ort.InferenceSession(fused.SerializeToString()).run(["grad_x"], feeds)[0]
+    assert np.isfinite(grad).all()
+    np.testing.assert_array_equal(grad[0], 0)
