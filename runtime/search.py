@@ -21,7 +21,6 @@ from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.methods.inversion import Inversion, Targets
 from unblemish.runtime.methods.rgi import (
-    PAPER_CANDIDATES,
     PAPER_STEPS,
     RgiMethod,
     Solution,
@@ -29,13 +28,13 @@ from unblemish.runtime.methods.rgi import (
     unrefined,
 )
 from unblemish.runtime.methods.rrgi import Finetuner, load_finetuner
-from unblemish.runtime.methods.starts import LatentBank
 from unblemish.runtime.options import SearchOptions
 from unblemish.runtime.restore import Tiles, restore
-from unblemish.runtime.solvers.loop import Clock
+from unblemish.runtime.solvers.loop import Clock, Limits
 from unblemish.runtime.solvers.protocol import Float
+from unblemish.runtime.starting import Starter, Starts
 
-_STARTS = 2
+_STARTS = 4
 
 
 @dataclass
@@ -72,7 +71,8 @@ class Search:
         self._engines: Engines = load_engines(bundle, backend)
         self.refine = self.options.refine or ("rrgi" if self._settings.finetune_steps else "rgi")
         self._method = self._make_method()
-        self._bank = self._latent_bank()
+        self._paper = self.options.schedule == "paper"
+        self._starter = Starter(bundle.manifest, self._engines, paper=self._paper, starts=_STARTS)
         self._after = 0.0  # seconds that the part after the search takes
         self._reserved = 0.0
         self._finetuner: Finetuner | None = None
@@ -161,8 +161,8 @@ class Search:
     def _solve(self, jobs: list[_Job], lam: float, deadline: float | None) -> Tiles:
         """Search all tiles, in batches; later batches share the time that is left."""
         images = np.concatenate([job.images for job in jobs])
-        starts = self._starts(jobs, images, lam)
-        per_batch = max(self._engines.batch // starts.shape[1], 1)
+        starts = self._starter.choose(images, _joined_previous(jobs), lam)
+        per_batch = max(self._engines.batch // starts.z.shape[1], 1)
         edges = list(range(0, len(images), per_batch))
         parts = []
         for number, first in enumerate(edges):
@@ -171,31 +171,38 @@ class Search:
             if deadline is not None:
                 now = self._clock()
                 share = now + (deadline - now) / (len(edges) - number)
-            parts.append(self._solve_batch(images[rows], starts[rows], lam, share))
+            chosen = Starts(starts.z[rows], starts.near)
+            parts.append(self._solve_batch(images[rows], chosen, lam, share))
         return Tiles.joined(parts)
 
     def _solve_batch(
-        self, images: Float, starts: Float, lam: float, deadline: float | None
+        self, images: Float, starts: Starts, lam: float, deadline: float | None
     ) -> Tiles:
         weights = np.full(len(images), lam, np.float32)
-        targets = Targets(images, np.arange(len(images)))
-        at_target = self._method.inversion(targets, weights[None])
+        at_target = self._method.inversion(Targets(images, np.arange(len(images))), weights[None])
         if self.refine == "none":
-            return self._tiles(at_target, unrefined(starts[:, 0]))
-        paper = self.options.schedule == "paper"
-        steps = self.options.max_steps or (PAPER_STEPS if paper else self._settings.max_steps)
-        limits = limits_for(
+            return self._tiles(at_target, unrefined(starts.z[:, 0]))
+        limits = self._limits(starts, lam, deadline)
+        solution = self._method.solve(
+            images, starts.z, weights, limits, near=starts.near, clock=self._clock
+        )
+        if self._finetuner is not None:
+            solution = self._finetuner.refine(at_target, solution, deadline, self._clock)
+        return self._tiles(at_target, solution)
+
+    def _limits(self, starts: Starts, lam: float, deadline: float | None) -> Limits:
+        if deadline is not None and self._finetuner is not None:
+            now = self._clock()
+            deadline = now + (deadline - now) / 2  # the other half is for the weights
+        steps = self.options.max_steps or (PAPER_STEPS if self._paper else self._settings.max_steps)
+        return limits_for(
             self.options.schedule,
             steps,
             self._settings.tolerance,
             deadline,
-            starts.shape[1],
+            starts.z.shape[1],
             lam,
         )
-        solution = self._method.solve(images, starts, weights, limits, clock=self._clock)
-        if self._finetuner is not None:
-            solution = self._finetuner.refine(at_target, solution, deadline, self._clock)
-        return self._tiles(at_target, solution)
 
     def _tiles(self, at_target: Inversion, solution: Solution) -> Tiles:
         """Images, masks and objectives at a solution."""
@@ -239,35 +246,6 @@ class Search:
             latent_weight=settings.latent_weight,
         )
 
-    def _latent_bank(self) -> LatentBank | None:
-        paper = self.options.schedule == "paper"
-        if not paper and self._settings.start == "zero":
-            return None
-        count = PAPER_CANDIDATES if paper else self._settings.candidates
-        size = self.bundle.manifest.model.latent_size
-        return LatentBank.build(self._engines.generate, count, size, batch=self._engines.batch)
-
-    def _starts(self, jobs: list[_Job], images: Float, lam: float) -> Float:
-        """(T, k, n): previous latents or the encoder's first, then random ones."""
-        began = time.perf_counter()
-        size = self.bundle.manifest.model.latent_size
-        paper = self.options.schedule == "paper"
-        known: list[Float] = []
-        if not paper and all(job.previous is not None for job in jobs):
-            known.append(np.concatenate([job.previous for job in jobs if job.previous is not None]))
-        elif not paper and self._settings.start == "encoder":
-            known.append(self._engines.encode(images))
-        if self._bank is None:
-            known = known or [np.zeros((len(images), size), np.float32)]
-            starts = np.stack(known, axis=1)
-        else:
-            more = 1 if paper else _STARTS - len(known)
-            weights = np.full(len(images), lam, np.float32)
-            random = self._bank.nearest(images, more, weights)
-            starts = np.concatenate([*(z[:, None] for z in known), random], axis=1)
-        self._engines.generator.watch.add("start", began)
-        return starts.astype(np.float32)
-
 
 def _latent_of(previous: Inspection | Found | Float | None) -> Float | None:
     if isinstance(previous, Inspection):
@@ -275,3 +253,9 @@ def _latent_of(previous: Inspection | Found | Float | None) -> Float | None:
     if isinstance(previous, Found):
         return previous.z
     return None if previous is None else np.asarray(previous, np.float32)
+
+
+def _joined_previous(jobs: list[_Job]) -> Float | None:
+    """Previous latents of all tiles, where every frame has some."""
+    known = [job.previous for job in jobs if job.previous is not None]
+    return np.concatenate(known) if len(known) == len(jobs) else None

@@ -20,10 +20,9 @@ from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
 from unblemish.runtime.solvers.protocol import Double, Float, Index
 
 PAPER_STEPS = 2000
-PAPER_CANDIDATES = 1000
 PAPER_RATE = 0.1
 _LADDER = (16.0, 4.0, 1.0)
-_RACE = 12
+_RACE = 6
 _FLOOR = 0.01  # of lam: the objective of a mask over one pixel in a hundred
 
 
@@ -54,6 +53,7 @@ class RgiMethod:
         lam: Float,
         limits: Limits,
         *,
+        near: bool = False,
         clock: Clock = time.perf_counter,
     ) -> Solution:
         """Search the latents of a batch of images.
@@ -62,14 +62,17 @@ class RgiMethod:
             images: (T, C, h, w) in model intensities.
             starts: (T, k, n), k starts each; the best result is kept.
             lam: (T,).
+            near: the starts lie near the solution: the fast schedule begins at the target lambda.
         """
         count, per_image, size = starts.shape
         owner = np.repeat(np.arange(count), per_image)
         targets = Targets(images, owner)
         each = np.repeat(np.asarray(lam, np.float32), per_image)
         z = np.ascontiguousarray(starts.reshape(-1, size), np.float32)
-        descend = self._paper if self.schedule == "paper" else self._fast
-        outcome = descend(targets, z, each, limits, clock)
+        if self.schedule == "paper":
+            outcome = self._paper(targets, z, each, limits, clock)
+        else:
+            outcome = self._fast(targets, z, each, limits, near, clock)
         return _choose(outcome, owner, count)
 
     def inversion(self, targets: Targets, ladder: Float) -> Inversion:
@@ -80,14 +83,15 @@ class RgiMethod:
         )
 
     def _fast(
-        self, targets: Targets, z: Float, lam: Float, limits: Limits, clock: Clock
+        self, targets: Targets, z: Float, lam: Float, limits: Limits, near: bool, clock: Clock
     ) -> Outcome:
         """L-BFGS on the profile loss while lam falls to its target.
 
         A large lam masks little, so that the loss is close to plain least squares and forgives a
         poor start; every fall then lets the mask take what the manifold cannot explain.
         """
-        rungs = np.array(_LADDER if self.masked else (1.0,), np.float32)
+        graduated = self.masked and not near
+        rungs = np.array(_LADDER if graduated else (1.0,), np.float32)
         problem = self.inversion(targets, rungs[:, None] * lam[None])
         return run(problem, Lbfgs(), (z,), limits, groups=targets.of_item, clock=clock)
 
@@ -163,7 +167,7 @@ def limits_for(
     return Limits(
         max_steps,
         tolerance,
-        patience=4,
+        patience=3,
         deadline=deadline,
         race=_RACE if starts > 1 else 0,
         floor=_FLOOR * lam,

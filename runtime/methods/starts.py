@@ -58,19 +58,20 @@ class LatentBank:
         Source: seed 000's code starts from the best of 1,000 by mean squared error.
         """
         small = thumbnails(images)
-        picked = [
-            self.latents[_in_turn(*self._rankings(image, float(weight)), count)]
-            for image, weight in zip(small, lam, strict=True)
-        ]
+        picked = []
+        for image, weight in zip(small, lam, strict=True):
+            plain, robust = distances(self.thumbnails, image, float(weight))
+            picked.append(self.latents[_in_turn(np.argsort(plain), np.argsort(robust), count)])
         return np.stack(picked)
 
-    def _rankings(self, image: Float, lam: float) -> tuple[Index, Index]:
-        squared = np.square(self.thumbnails - image)
-        plain: Double = squared.reshape(len(squared), -1).mean(axis=1, dtype=np.float64)
-        shared = squared.sum(axis=1)
-        robust = np.where(2 * shared < lam, shared, lam - lam**2 / (4 * np.maximum(shared, 1e-30)))
-        order = np.argsort(robust.reshape(len(robust), -1).sum(axis=1, dtype=np.float64))
-        return np.argsort(plain), order
+
+def distances(candidates: Float, image: Float, lam: float) -> tuple[Double, Double]:
+    """Mean squared error and profile loss of thumbnails (K, C, a, b) to one, (K,) each."""
+    squared = np.square(candidates - image)
+    plain: Double = squared.reshape(len(squared), -1).mean(axis=1, dtype=np.float64)
+    shared = squared.sum(axis=1)
+    robust = np.where(2 * shared < lam, shared, lam - lam**2 / (4 * np.maximum(shared, 1e-30)))
+    return plain, robust.reshape(len(robust), -1).sum(axis=1, dtype=np.float64)
 
 
 def _in_turn(first: Index, second: Index, count: int) -> list[int]:

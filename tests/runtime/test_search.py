@@ -146,8 +146,9 @@ def test_search_begins_where_the_settings_say(
         image = part[0].transpose(2, 0, 1)[None]
         np.testing.assert_allclose(found.z, search._engines.encode(image), rtol=1e-5)
     if start == "random":
-        assert search._bank is not None
-        assert (search._bank.latents == found.z).all(axis=1).any()
+        bank = search._starter.bank
+        assert bank is not None
+        assert (bank.latents == found.z).all(axis=1).any()
 
 
 def test_extras_enter_the_objective(make_bundle: MakeBundle, part: Part) -> None:
@@ -202,7 +203,7 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize("deadline_ms", [1, 40, 150])
+@pytest.mark.parametrize("deadline_ms", [1, 40, 80])
 def test_deadline_is_kept_and_the_best_so_far_returned(
     tiny_bundle: Bundle, part: Part, deadline_ms: float
 ) -> None:
@@ -219,13 +220,13 @@ def test_deadline_is_kept_and_the_best_so_far_returned(
 
 def test_deadline_leaves_time_to_decide(tiny_bundle: Bundle, part: Part) -> None:
     clock = Clock(0.001)
-    inspector = Inspector.open(tiny_bundle, threads=1, clock=clock, deadline_ms=60)
+    inspector = Inspector.open(tiny_bundle, threads=1, clock=clock, deadline_ms=40)
     free = inspector.inspect(part[0], deadline_ms=1e6)
     held = inspector.inspect(part[0])
     assert free.status is Status.CONVERGED
     assert held.status is Status.DEADLINE
     assert held.steps < free.steps
-    assert held.timings["total"] <= 70
+    assert held.timings["total"] <= 50
     with pytest.raises(ConfigError, match="deadline_ms"):
         inspector.inspect(part[0], deadline_ms=0)
 
