@@ -36,6 +36,8 @@ FORWARD_TOLERANCE = {"float16": 1e-2, "float32": 1e-3, "float64": 1e-6}
 STEP, TOLERANCE = 1e-5, 3e-5
 # Left and right slopes that differ by more than curvature explains: a kink, no gradient is right.
 KINK = 1e-3
+# A change of the value by this much within one step.
+JUMP = 1e-2
 
 SETTINGS = {("Resize", 1), ("Resize", 2), ("Dropout", 1), ("Clip", 1), ("Clip", 2), ("CastLike", 1)}
 # Up to 64 bits, no 4- and 8-bit floats, no strings; 0: sequences and optionals.
@@ -43,9 +45,16 @@ ELEMENT_TYPES = set(range(1, 14)) - {TensorProto.STRING}
 # The reference takes scale * length where the engines take the integer length of the result.
 KNOWN = {
     "test_reshape_allowzero_reordered": "an empty tensor",
+    # Shape inference of opset 21 counts a last window that later opsets and the engines drop.
+    "test_averagepool_2d_ceil_last_window_starts_on_pad": "shape inference of opset 21",
+    "test_maxpool_2d_ceil_output_size_reduce_by_one": "shape inference of opset 21",
     "test_resize_downsample_scales_linear_align_corners": "the reference samples elsewhere",
     "test_resize_downsample_scales_cubic_align_corners": "the reference samples elsewhere",
 }
+
+
+# Softmax of a row of -inf: the value is repaired afterwards, 0 times NaN is not (nor in torch).
+MASKED = ("fullymasked", "nan_robustness", "structural_empty", "mode3_softmax", "gqa_rank4_mask")
 
 
 @lru_cache(maxsize=1)
@@ -72,6 +81,8 @@ def prepared(case: Any) -> onnx.ModelProto:
     """The model of a case in a supported opset, or NothingToCheckError."""
     if case.name in KNOWN:
         raise NothingToCheckError(KNOWN[case.name])
+    if "bernoulli" in case.name or any(part in case.name for part in MASKED):
+        raise NothingToCheckError("random" if "bernoulli" in case.name else "a fully masked row")
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
     kinds = {i.type.tensor_type.elem_type for i in (*model.graph.input, *model.graph.output)}
@@ -223,7 +234,8 @@ def check_differences(case: Any, model: onnx.ModelProto, wrt: list[str]) -> int:
             ]
             found = float(grads[f"grad_{name}"].reshape(-1)[place])
             scale = max(1.0, abs(slopes[0]), abs(slopes[1]))
-            if not np.isfinite(slopes).all() or abs(slopes[0] - slopes[1]) > KINK * scale:
+            jumps = scale * STEP > JUMP or not np.isfinite(slopes).all()
+            if jumps or abs(slopes[0] - slopes[1]) > KINK * scale:
                 continue
             checked += 1
             error = abs(found - (slopes[0] + slopes[1]) / 2) / scale
@@ -248,11 +260,18 @@ def examine(case: Any) -> str:
             check_forward(case, model, wrt)
             return "checked" if check_differences(case, model, wrt) else "a kink at every sample"
         except UnsupportedOperatorError as cause:
-            raise NothingToCheckError(
-                f"refused: {str(cause).split(': ', 1)[-1].split(';')[0][:90]}"
-            ) from cause
+            raise NothingToCheckError(f"refused: {_short(cause)}") from cause
+        except ModelError as cause:
+            # Axes computed in the graph: inference does not know the rank of what they reduce.
+            if "rank of" in str(cause) or "Field 'shape'" in str(cause):
+                raise NothingToCheckError("refused: a value of unknown rank") from cause
+            raise
     except NothingToCheckError as reason:
         return str(reason)
+
+
+def _short(error: Exception) -> str:
+    return str(error).split(": ", 1)[-1].split(";")[0][:90]
 
 
 def examined(
