@@ -17,6 +17,7 @@ FAMILIES = (
     "pooling",
     "reduction",
     "resize",
+    "trigonometric",
 )
 
 
