@@ -15,6 +15,7 @@ from unblemish.export.passes import (
     merge_transposes,
     optimise,
     optimise_with_report,
+    turn_channel_means,
 )
 
 Fn = Callable[..., Any]
@@ -189,3 +190,51 @@ def test_passes_leave_their_input_alone(parse: Fn) -> None:
     before = model.SerializeToString()
     assert len(optimise(model).graph.node) == 1
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("op_type", ["ReduceMean", "ReduceSum"])
+@pytest.mark.parametrize("dims", [(7,), (3, 5), (2, 3, 4)])
+def test_turn_channel_means_gives_the_same_result(
+    op_type: str, dims: tuple[int, ...], parse: Fn, normal: Fn, operators: Fn, assert_same: Fn
+) -> None:
+    names = ",".join("hwd"[: len(dims)])
+    model = parse(
+        f"g (float[n,19,{names}] x) => (float[n,1,{names}] y) {{ y = {op_type}(x, axes) }}",
+        opset=18,
+        axes=np.array([1], np.int64),
+    )
+    result = turn_channel_means(model)
+    assert operators(result.model) == ["Conv"]
+    assert_same(model, result.model, {"x": normal(2, 19, *dims)})
+
+
+def test_turn_channel_means_reads_axes_of_old_opsets(
+    parse: Fn, normal: Fn, operators: Fn, assert_same: Fn
+) -> None:
+    model = parse(
+        "g (float[n,3,h,w] x) => (float[n,1,h,w] y) { y = ReduceMean<axes=[1]>(x) }", opset=13
+    )
+    result = turn_channel_means(model)
+    assert operators(result.model) == ["Conv"]
+    assert_same(model, result.model, {"x": normal(1, 3, 1, 1)})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("g (float[n,3,h] x) => (float[n,3,a] y) { y = ReduceMean<axes=[2]>(x) }", "axis 1 alone"),
+        (
+            "g (float[n,3,h] x) => (float[n,h] y) { y = ReduceMean<axes=[1], keepdims=0>(x) }",
+            "keeping it",
+        ),
+        ("g (float[n,3] x) => (float[n,1] y) { y = ReduceMean<axes=[1]>(x) }", "no image"),
+        ("g (float[n,c,h] x) => (float[n,1,h] y) { y = ReduceMean<axes=[1]>(x) }", "known number"),
+        ("g (double[n,3,h] x) => (double[n,1,h] y) { y = ReduceMean<axes=[1]>(x) }", "float32"),
+    ],
+)
+def test_turn_channel_means_says_why_not(text: str, reason: str, parse: Fn) -> None:
+    model = parse(text, opset=13)
+    result = turn_channel_means(model)
+    assert result.changed == 0
+    assert reason in result.reasons[0]
+    assert result.model == model
