@@ -15,11 +15,11 @@ Score = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 _FACTORS = (0.6, 0.7, 0.85, 1.0, 1.2)  # of the threshold that is best without cleaning
-# The limits keep what may be a small defect: lines of 1.6 % of the side and blobs of 0.1 % of the
+# The limits keep what may be a small defect: lines of 1.6 % of the side and blobs of 0.06 % of the
 # frame. On photographs of magnetic tiles (native 300 px) wider ones drop real blowholes.
 _OPENINGS = (0, 1, 2, 4)
 _WIDEST_OPENING = 0.008  # of the shorter side
-_AREAS = np.array([0.0, 5e-5, 1e-4, 2e-4, 4e-4, 1e-3])  # of the frame
+_AREAS = np.array([0.0, 5e-5, 1e-4, 2e-4, 4e-4, 6e-4])  # of the frame
 _PEAKS = np.array([0.0, 1.15, 1.3, 1.5, 2.0, 3.0])  # of the pixel threshold; 0 keeps every region
 _INDIFFERENT = 0.002  # Dice given up for a cleaner mask
 
