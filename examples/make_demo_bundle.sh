@@ -15,7 +15,7 @@ minutes="${MINUTES:-10}"
 data=src/unblemish/demo_data
 mkdir -p "$work"
 
-[ -d "$work/parts" ] || "$python" examples/render_parts.py "$work/parts"
+[ -d "$work/parts" ] || "$python" examples/render_parts.py "$work/parts" --calibrate 150
 [ -f "$work/parts.pt" ] || "$python" -m unblemish train --normals "$work/parts/train/good" \
     --out "$work/parts.pt" --model vae --size 128 --width 4 --latent 20 --augment none \
     --minutes "$minutes" --seed 1
@@ -24,13 +24,14 @@ mkdir -p "$work"
 "$python" -m unblemish calibrate "$work/parts.bundle" --normals "$work/parts/calibrate/good" \
     --false-reject 0.01
 
-# Parts that neither training nor calibration has seen.
+# Parts that neither training nor calibration has seen, chosen by eye: one or two of each kind, with
+# defects that a reader can see too.
 rm -rf "$work/show" "$data"
-"$python" examples/render_parts.py "$work/show" --train 0 --calibrate 0 --good 2 --per-defect 2 \
+"$python" examples/render_parts.py "$work/show" --train 0 --calibrate 0 --good 2 --per-defect 5 \
     --seed 2024
 mkdir -p "$data/images" "$data/ground_truth"
 cp -r "$work/parts.bundle" "$data/parts.bundle"
-for part in good/0000 good/0001 scratch/0000 scratch/0001 dent/0000 stain/0000 chip/0000 crack/0000; do
+for part in good/0000 good/0001 scratch/0001 scratch/0004 dent/0001 stain/0001 chip/0004 crack/0001; do
     mkdir -p "$data/images/${part%/*}" "$data/ground_truth/${part%/*}"
     cp "$work/show/test/$part.png" "$data/images/$part.png"
     mask="$work/show/ground_truth/${part}_mask.png"

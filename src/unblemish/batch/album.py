@@ -9,7 +9,7 @@ from functools import partial
 from unblemish.batch.run import Result
 from unblemish.calibration.metrics.truth import NORMAL
 from unblemish.images import Image
-from unblemish.report.overlay import draw_overlay, heat_map, png_bytes, side_by_side
+from unblemish.report.overlay import draw_overlay, heat_map, label_of, png_bytes, side_by_side
 from unblemish.report.page import Figure
 from unblemish.runtime.inspection import Inspection
 
@@ -58,20 +58,23 @@ class Album:
 def _figure(
     result: Result, image: Image, inspection: Inspection, threshold: float | None
 ) -> Figure:
-    overlay = draw_overlay(image, inspection.mask, inspection.regions, truth=result.truth)
+    # Labels would be too small to read here; the caption states the largest measure instead.
+    overlay = draw_overlay(image, inspection.mask, truth=result.truth)
     panels = (
         ("photograph", image),
         ("nearest normal image", inspection.restored),
         ("score", heat_map(inspection.score, threshold)),
         ("defects" if result.truth is None else "defects (truth in blue)", overlay),
     )
-    caption = f"{result.source.name}: {result.record['verdict']}, {_regions(result)}"
+    caption = f"{result.source.name}: {result.record['verdict']}, {_found(result, inspection)}"
     return Figure(png_bytes(side_by_side(panels, height=_HEIGHT)), caption)
 
 
-def _regions(result: Result) -> str:
+def _found(result: Result, inspection: Inspection) -> str:
     record = result.record
     found = f"{len(record['regions'])} region" + ("" if len(record["regions"]) == 1 else "s")
+    if inspection.regions:
+        found += f", the largest {label_of(inspection.regions[0])}"
     return (
         f"{found}, {record['defect_area']} px of defect, score {record['image_score']:.4g}, "
         f"{record['steps']} steps ({record['status']}), {record['latency_ms']:.0f} ms"
