@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unblemish.bundle import Bundle, write_bundle
 from unblemish.errors import ConfigError, MissingDependencyError
 from unblemish.export.options import ExportOptions
-from unblemish.export.plan import Plan, files_of, manifest_of, plan_bundle
 from unblemish.files import sha256_of
+
+if TYPE_CHECKING:
+    from unblemish.export.plan import Plan
 
 
 def plan(source: Path, options: ExportOptions) -> Plan:
@@ -21,6 +24,7 @@ def plan(source: Path, options: ExportOptions) -> Plan:
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("onnx", "onnx", "exporting a model") from error
+    from unblemish.export.plan import plan_bundle
     from unblemish.export.source import open_source
 
     return plan_bundle(open_source(source, options), options)
@@ -44,6 +48,7 @@ def build_bundle(source: Path, out: Path, *, options: ExportOptions | None = Non
 def write_plan(made: Plan, source: Path, out: Path, options: ExportOptions) -> Bundle:
     """Check a plan by the parity gate and write it."""
     from unblemish.export.parity import check_parity
+    from unblemish.export.plan import files_of, manifest_of
 
     name = options.name or out.stem
     if not name:

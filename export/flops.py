@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper
 
 Shape = tuple[int, ...]
 
@@ -105,12 +103,3 @@ def kept_bytes(model: onnx.ModelProto, names: Sequence[str]) -> int:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(types.get(name, onnx.TensorProto.FLOAT))
         total += math.prod(shapes.get(name, (0,))) * np.dtype(dtype).itemsize
     return total
-
-
-def weights_of(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    """Floating initialisers of rank >= 1: what fine-tuning may change."""
-    return {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 0
-    }

@@ -14,6 +14,13 @@ from torch import nn
 
 from unblemish.errors import MissingDependencyError, ModelError
 from unblemish.export.keep_batch import keep_batch
+from unblemish.export.passes import (
+    drop_dead_nodes,
+    drop_identities,
+    fold_constants,
+    optimise,
+)
+from unblemish.export.weights import weights_of
 
 OPSET = 20
 BATCH = "batch"
@@ -62,7 +69,23 @@ def to_onnx(
         ) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    return _cleaned(model)
+    return _cleaned(model if fold else _settled(model))
+
+
+def _settled(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold what is constant, shapes and axes, but leave the weights as they are."""
+    names = weights_of(model)
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in names]
+    inputs = len(model.graph.input)
+    for tensor in weights:
+        model.graph.initializer.remove(tensor)
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    settled = optimise(model, (fold_constants, drop_identities, drop_dead_nodes))
+    del settled.graph.input[inputs:]
+    settled.graph.initializer.extend(weights)
+    return settled
 
 
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:

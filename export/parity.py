@@ -8,7 +8,6 @@ differences along random directions.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -139,6 +138,14 @@ class _Gate:
             )
 
 
+def _has_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 _ROLES: dict[str, tuple[GraphRole, GraphRole]] = {
     "generator": ("generator_forward", "generator_backward"),
     "discriminator": ("discriminator_forward", "discriminator_backward"),
@@ -165,7 +172,7 @@ def _oracle(source: Source) -> tuple[Callable[[Array], Array], Vjp | None]:
         return lambda z: _torch_image(network, z), lambda z, c: _torch_vjp(network, LATENT, z, c)
     assert source.original is not None
     original = source.original
-    if importlib.util.find_spec("torch") is None:
+    if not _has_torch():
         return lambda z: _original_image(original, z), None
     return lambda z: _original_image(original, z), _graph_vjp(source.generator)
 
@@ -274,7 +281,7 @@ def _check_finetune(
     there, back = _pair(graphs, "finetune", feeds, {f"ct_{IMAGE}": cotangent})
     plain = Engine(graphs["generator"])({LATENT: z})[IMAGE]
     gate.image("image_finetune", there[IMAGE], plain.astype(np.float64))
-    if importlib.util.find_spec("torch") is None:
+    if not _has_torch():
         pair = _pair(graphs, "generator", {LATENT: z}, {f"ct_{IMAGE}": cotangent})[1]
         gate.gradient("gradient_finetune", back[f"grad_{LATENT}"], pair[f"grad_{LATENT}"])
         return

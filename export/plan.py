@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import ConfigError
 from unblemish.export import differentiate
-from unblemish.export.flops import Cost, cost, kept_bytes, weights_of
+from unblemish.export.flops import Cost, cost, kept_bytes
 from unblemish.export.options import ExportOptions
 from unblemish.export.passes import optimise
 from unblemish.export.source import IMAGE, LATENT, Source
+from unblemish.export.weights import weights_of
 
 WEIGHTS = "finetune_weights.npz"
 

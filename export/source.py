@@ -66,12 +66,14 @@ def open_source(path: Path, options: ExportOptions) -> Source:
     if path.suffix.lower() == ".onnx":
         from unblemish.export.onnx_source import open_onnx
 
-        source = open_onnx(path, options)
-    else:
-        source = _open_checkpoint(path, options)
-    if options.discriminator and source.discriminator is None:
-        raise ConfigError(f"{path} holds no discriminator. Leave out --discriminator.")
-    return source
+        if options.discriminator:
+            raise _no_discriminator(path)
+        return open_onnx(path, options)
+    return _open_checkpoint(path, options)
+
+
+def _no_discriminator(path: Path) -> ConfigError:
+    return ConfigError(f"{path} holds no discriminator. Leave out --discriminator.")
 
 
 def _open_checkpoint(path: Path, options: ExportOptions) -> Source:
@@ -83,6 +85,8 @@ def _open_checkpoint(path: Path, options: ExportOptions) -> Source:
     from unblemish.export.models.checkpoint import load_model
 
     model = load_model(path)
+    if options.discriminator and model.discriminator is None:
+        raise _no_discriminator(path)
     picture = (model.channels, model.size, model.size)
 
     def part(network: Any, shape: tuple[int, ...], names: tuple[str, str]) -> onnx.ModelProto:
