@@ -1,4 +1,4 @@
-"""From a model to a bundle: differentiation, graph passes, engines. Not needed at inspection time."""
+"""From a model to a bundle: differentiation, graph passes, engines; not needed to inspect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the three graphs out of one builder: fused first, then the partition into there and back."""
+"""Write the three graphs out of one builder: fused first, then its parts there and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def assemble(
     gradients: dict[str, str],
     expanded: tuple[str, ...],
 ) -> Graphs:
-    """Return forward, backward, fused and the report; `gradients` maps each of `wrt` to its value."""
+    """Return forward, backward, fused and report; `gradients` maps each of `wrt` to its value."""
     writer = _Writer(builder, work, wrt)
     inputs = [i.name for i in work.inputs]
     inputs += [name for name in wrt if name in work.initialisers]
@@ -71,7 +71,7 @@ def live_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[
 
 
 def _name_gradients(builder: GraphBuilder, gradients: dict[str, str]) -> None:
-    """End the graph in the public names: rename where a gradient has its value alone, else repeat it."""
+    """End the graph in public names: rename a value that serves one gradient, else repeat it."""
     uses = list(gradients.values())
     first_backward = {name for node in builder.nodes for name in node.output}
     for name, value in gradients.items():

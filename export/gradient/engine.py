@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -25,8 +26,8 @@ _rules.load()
 
 # Floating results that are constant almost everywhere, or depend on shapes alone.
 ZERO_GRADIENT = frozenset(
-    {"Ceil", "Floor", "Round", "Sign", "Shape", "Size", "ConstantOfShape", "EyeLike", "OneHot", "Range",
-     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
+    {"Ceil", "Floor", "Round", "Sign", "Shape", "Size", "ConstantOfShape", "EyeLike", "OneHot",
+     "Range", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
      "Multinomial", "ArgMax", "ArgMin", "NonZero", "QuantizeLinear", "Hardmax"}
 )  # fmt: skip
 
@@ -41,9 +42,9 @@ class Differentiated:
         fused: original inputs and `ct_<output>` → original outputs and `grad_<input>`.
         report: which tensors are kept (`report.kept`), what is computed again, node counts.
 
-    The inputs of `backward` are `report.kept` by name, then the cotangents. A kept tensor is an extra
-    output of `forward`, one of its original outputs, or an original input, fed again from the
-    same buffer; `KeptTensor.source` says which.
+    The inputs of `backward` are `report.kept` by name, then the cotangents. A kept tensor is an
+    extra output of `forward`, one of its original outputs, or an original input, fed again from
+    the same buffer; `KeptTensor.source` says which.
     """
 
     forward: onnx.ModelProto
@@ -60,19 +61,21 @@ def differentiate(
     """Return graphs that compute a model's gradient, for any engine that runs the model.
 
     For y = f(x) and a cotangent c of the shape of y, grad_x = (∂f/∂x)ᵀ c; gradients of several
-    outputs are summed. The graphs hold standard ONNX operators only. Initialisers count as constants,
-    unless `wrt` names them: then they become inputs with the initialiser as default. Integer and
-    boolean values carry no gradient; a `wrt` that no output depends on gets zeros.
+    outputs are summed. The graphs hold standard ONNX operators only. Initialisers count as
+    constants, also those listed as inputs, unless `wrt` names them: then they become inputs with
+    the initialiser as default. Integer and boolean values carry no gradient; a `wrt` that no output
+    depends on gets zeros.
 
     Args:
-        model: path or ModelProto of opset 9 to 23; static or symbolic dimensions; float16, float32 or
-            float64. It is not changed.
+        model: path or ModelProto of opset 9 to 23; static or symbolic dimensions; float16, float32
+            or float64. It is not changed.
         wrt: names of inputs or initialisers to differentiate with respect to; None: every floating
             input.
         outputs: names of the outputs to differentiate; None: every floating output.
     Returns: the forward, backward and fused graphs and the report, owned by the caller.
     Raises: UnsupportedOperatorError naming node, operator and opset where an operator has no rule;
-        ModelError when the model cannot be read or converted, or a name is wrong (candidates listed).
+        ModelError when the model cannot be read or converted, or a name is wrong (the message lists
+        the candidates); ShapeError when its shapes do not fit together.
     Example:
         >>> result = differentiate("decoder.onnx", wrt=["z"])  # doctest: +SKIP
         >>> print(result.report)                               # doctest: +SKIP
@@ -99,7 +102,7 @@ def _expandable(work: WorkingGraph) -> frozenset[str]:
     for node in work.nodes:
         if node.op_type in RULES or node.op_type in ZERO_GRADIENT:
             continue
-        schema = onnx.defs.get_schema(node.op_type, WORKING_OPSET, "")
+        schema: Any = onnx.defs.get_schema(node.op_type, WORKING_OPSET, "")
         floating = any(
             work.values[n].elem_type in FLOATING for n in node.output if n in work.values
         )
@@ -137,8 +140,8 @@ def _refuse_reserved(work: WorkingGraph, wrt: list[str], outputs: list[str]) -> 
     taken = set(work.values) | {name for node in work.nodes for name in node.output}
     for name in sorted(reserved & taken):
         raise ModelError(
-            f"the model has a value '{name}', a name that its gradient graphs need for a cotangent or "
-            "gradient; rename the value"
+            f"the model has a value '{name}', a name that its gradient graphs need for a cotangent "
+            "or gradient; rename the value"
         )
 
 
@@ -204,9 +207,9 @@ class _Reverse:
         if missing:
             others = sorted({node.op_type for node in missing})
             raise UnsupportedOperatorError(
-                f"node '{missing[0].name}' ({missing[0].op_type}, opset {WORKING_OPSET}) has no gradient "
-                f"rule; operators of this model without one: {', '.join(others)}; replace them, or "
-                "choose `wrt` or `outputs` so that no path leads through them"
+                f"node '{missing[0].name}' ({missing[0].op_type}, opset {WORKING_OPSET}) has no "
+                f"gradient rule; operators of this model without one: {', '.join(others)}; replace "
+                "them, or choose `wrt` or `outputs` so that no path leads through them"
             )
 
     def _visit(self, node: onnx.NodeProto) -> None:

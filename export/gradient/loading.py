@@ -1,4 +1,4 @@
-"""Read an ONNX model from a path or a ModelProto, with a clear error for everything that is not one."""
+"""Read an ONNX model from a path or a ModelProto; a clear error for everything that is not one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     Args:
         model: path of an .onnx file (external data beside it), or a ModelProto.
     Returns: a ModelProto owned by the caller; the argument is never changed.
-    Raises: ModelError when the file is missing, is not ONNX, is cut short, or lacks its external data.
+    Raises: ModelError when the file is missing, no ONNX, cut short, or without its external data.
     """
     if isinstance(model, onnx.ModelProto):
         copy = onnx.ModelProto()
@@ -26,7 +26,8 @@ def read_model(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         return _checked(copy, "the ModelProto given")
     if not isinstance(model, (str, Path)):
         raise ModelError(
-            f"expected a path or an onnx.ModelProto, found {type(model).__name__}; load the model first"
+            f"expected a path or an onnx.ModelProto, found {type(model).__name__}; "
+            "load the model first"
         )
     path = Path(model)
     if not path.is_file():
@@ -53,8 +54,8 @@ def _refuse_unloaded(model: onnx.ModelProto, where: str) -> None:
     missing = [t.name for t in model.graph.initializer if uses_external_data(t)]
     if missing:
         raise ModelError(
-            f"{where} keeps {len(missing)} tensors in external data (first: '{missing[0]}'), which is "
-            "not loaded; pass the path, or call onnx.load_external_data_for_model first"
+            f"{where} keeps {len(missing)} tensors in external data (first: '{missing[0]}'), which "
+            "is not loaded; pass the path, or call onnx.load_external_data_for_model first"
         )
 
 

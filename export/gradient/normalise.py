@@ -1,8 +1,9 @@
-"""Bring a model to the working form: one opset, no functions, constants as initialisers, types known."""
+"""Bring a model to the working form: one opset, no functions, constants lifted, types known."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import onnx.inliner
@@ -64,8 +65,8 @@ def default_opset(model: onnx.ModelProto) -> int:
     versions = [e.version for e in model.opset_import if e.domain in _STANDARD]
     if not versions or not OLDEST <= versions[0] <= NEWEST:
         raise ModelError(
-            f"expected a model of ONNX opset {OLDEST} to {NEWEST}, found {versions or 'none'}; export "
-            f"it again with opset {WORKING_OPSET}, or convert it with onnx.version_converter"
+            f"expected a model of ONNX opset {OLDEST} to {NEWEST}, found {versions or 'none'}; "
+            f"export it again with opset {WORKING_OPSET}, or convert it with onnx.version_converter"
         )
     return int(versions[0])
 
@@ -80,8 +81,8 @@ def _refuse_foreign(model: onnx.ModelProto, opset: int) -> None:
             )
         if node.domain not in _STANDARD:
             raise UnsupportedOperatorError(
-                f"{where} belongs to domain '{node.domain}', expected a standard ONNX operator or a "
-                "model-local function; export the model without engine-specific operators"
+                f"{where} belongs to domain '{node.domain}', expected a standard ONNX operator or "
+                "a model-local function; export the model without engine-specific operators"
             )
 
 
@@ -110,8 +111,8 @@ def _relabelled(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for node in model.graph.node:
         if node.op_type in _LATER:
             raise UnsupportedOperatorError(
-                f"node '{node.name or node.output[0]}' ({node.op_type}, opset {opset}) does not exist "
-                f"in opset {WORKING_OPSET}; export the model with opset {WORKING_OPSET}"
+                f"node '{node.name or node.output[0]}' ({node.op_type}, opset {opset}) does not "
+                f"exist in opset {WORKING_OPSET}; export the model with opset {WORKING_OPSET}"
             )
     for entry in model.opset_import:
         if entry.domain in _STANDARD:
@@ -127,7 +128,7 @@ def _relabelled(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _keep_old_resize(graph: onnx.GraphProto) -> None:
-    """Resize up to opset 10 and Upsample sample at x / scale; the converter leaves the new default."""
+    """Resize of opset 10 and Upsample sample at x / scale; the converter leaves the new default."""
     for node in graph.node:
         present = {a.name for a in node.attribute}
         if node.op_type == "Resize" and "coordinate_transformation_mode" not in present:
@@ -140,7 +141,7 @@ def _keep_old_resize(graph: onnx.GraphProto) -> None:
 
 
 def _lightened(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
-    """The model with its large tensors turned into inputs, so that converters need not carry them."""
+    """The model with its large tensors turned into inputs: converters need not carry them."""
     heavy = {t.name: t for t in model.graph.initializer if _elements(t) > _HEAVY}
     if not heavy:
         return model, {}
@@ -190,9 +191,9 @@ def _expand(model: onnx.ModelProto, op_types: frozenset[str]) -> onnx.ModelProto
 
 
 def _write_defaults(graph: onnx.GraphProto) -> None:
-    """Write out the defaults that definitions by function refer to: inference and inliner lose them."""
+    """Write out defaults that definitions by function refer to: inference and inliner lose them."""
     for node in graph.node:
-        schema = onnx.defs.get_schema(node.op_type, WORKING_OPSET, "")
+        schema: Any = onnx.defs.get_schema(node.op_type, WORKING_OPSET, "")
         if not schema.has_function:
             continue
         present = {a.name for a in node.attribute}

@@ -1,8 +1,9 @@
 """Choose what the way back stores and what it computes again: a minimum cut over tensor bytes.
 
-Every forward value is a pair of vertices with an edge of the cost of storing it; using a value joins
-it to what is computed from it. A cut between the inputs and what the way back reads is a choice of
-stored tensors, and its capacity is their size plus the memory traffic of what is computed again.
+Every forward value is a pair of vertices with an edge of the cost of storing it; using a value
+joins it to what is computed from it. A cut between the inputs and what the way back reads is a
+choice of stored tensors; its capacity is their size plus the memory traffic of what is computed
+again.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ import onnx
 NOMINAL = 32
 """Size that a symbolic dimension counts as."""
 
-_VIEWS = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Shape", "Identity", "ConstantOfShape",
-          "Size", "Range")  # fmt: skip
-_LIGHT = ("Add", "Sub", "Mul", "Div", "Neg", "Abs", "Sign", "Relu", "LeakyRelu", "Clip", "Min", "Max",
-          "Where", "Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or",
-          "Not", "Xor", "Sum", "HardSigmoid", "HardSwish", "ThresholdedRelu", "PRelu", "Floor",
-          "Ceil", "Round", "IsNaN", "Expand", "Slice", "Concat", "Split", "Gather", "Transpose",
-          "Reciprocal", "Sqrt", "Mean", "Pad", "NonZero")  # fmt: skip
-_HEAVIER = ("Exp", "Log", "Sigmoid", "Tanh", "Erf", "Sin", "Cos", "Pow", "Softplus", "Softsign", "Elu",
-            "Selu", "Celu", "Gelu", "Mish")  # fmt: skip
-RECOMPUTE_PERCENT = {op: p for ops, p in ((_VIEWS, 0), (_LIGHT, 15), (_HEAVIER, 60)) for op in ops}
-"""Cost of computing an operator's output again, in percent of storing it; others are never repeated.
+_VIEWS = """Reshape Unsqueeze Squeeze Flatten Shape Identity ConstantOfShape Size Range"""
+_LIGHT = """
+    Add Sub Mul Div Neg Abs Sign Relu LeakyRelu Clip Min Max Where Cast Equal Greater GreaterOrEqual
+    Less LessOrEqual And Or Not Xor Sum Mean HardSigmoid HardSwish ThresholdedRelu PRelu Floor Ceil
+    Round IsNaN Expand Slice Concat Split Gather Transpose Reciprocal Sqrt Pad NonZero"""
+_HEAVIER = "Exp Log Sigmoid Tanh Erf Sin Cos Pow Softplus Softsign Elu Selu Celu Gelu Mish"
+RECOMPUTE_PERCENT = {
+    op: percent
+    for ops, percent in ((_VIEWS, 0), (_LIGHT, 15), (_HEAVIER, 60))
+    for op in ops.split()
+}
+"""Cost of computing an output again, in percent of storing it; other operators are never repeated.
 
-One pass over memory costs time, not memory: light operators count as a small part of their bytes, so
-that chains of them are not repeated to save a few bytes; transcendental ones as more.
+A pass over memory costs time, not memory: light operators count as a small part of their bytes, so
+that chains of them are not repeated to save little; transcendental ones as more.
 """
 
 

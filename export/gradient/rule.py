@@ -1,9 +1,9 @@
 """What a gradient rule is, and the registry of rules: one function per ONNX operator.
 
-A rule gets the forward node and the cotangents of its outputs, and returns one gradient per input. It
-emits standard ONNX nodes through the context; it never decides what is kept for the way back: any
-forward value may be named, and the partition (see `partition.py`) chooses what is stored and what
-is computed again.
+A rule gets the forward node and the cotangents of its outputs, and returns one gradient per input.
+It emits standard ONNX nodes through the context; it never decides what is kept for the way back:
+any forward value may be named, and the partition (see `partition.py`) chooses what is stored and
+what is computed again.
 """
 
 from __future__ import annotations
@@ -73,23 +73,23 @@ class RuleContext(Protocol):
         """The array behind a constant or initialiser that is not differentiated; None otherwise."""
 
     def needs(self, name: Name | None) -> bool:
-        """Whether a gradient with respect to this value is wanted (floating, on a path from `wrt`)."""
+        """Whether a gradient of this value is wanted (floating, on a path from `wrt`)."""
 
     def sum_to(self, cotangent: Name, like: Name) -> Name:
-        """Undo broadcasting: sum `cotangent` to the shape of `like` (nothing emitted where equal)."""
+        """Undo broadcasting: sum `cotangent` to the shape of `like` (nothing where equal)."""
 
     def same_shape(self, first: Name, second: Name) -> bool:
-        """Whether two values are known to have equal shapes (symbolic dimensions by their names)."""
+        """Whether two values are known to have equal shapes (symbolic ones by their names)."""
 
     def zeros_like(self, name: Name) -> Name:
         """Zeros of the shape and dtype of a value."""
 
     def declare(self, name: Name, dims: tuple[int | str | None, ...] | None) -> None:
-        """State dimensions that shape inference cannot find; ShapeError where they contradict it."""
+        """State dimensions that inference cannot find; ShapeError where they contradict it."""
 
 
 def unsupported(ctx: RuleContext, node: ForwardNode, reason: str) -> UnsupportedOperatorError:
-    """The error a rule raises for a case it does not cover: names node, operator, opset and reason."""
+    """The error of a rule for a case it does not cover: names node, operator, opset and reason."""
     return UnsupportedOperatorError(
         f"node '{node.name}' ({node.op_type}, opset {ctx.opset}) cannot be differentiated: {reason}"
     )

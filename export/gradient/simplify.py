@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 from onnx.reference import ReferenceEvaluator
-
-from unblemish.export.gradient.types import Dim
 
 if TYPE_CHECKING:
     from unblemish.export.gradient.builder import GraphBuilder
@@ -29,10 +26,7 @@ def shortcut(
         return None
     if op_type == "Identity" or (op_type == "Sum" and len(inputs) == 1):
         return first
-    if (
-        op_type == "Cast"
-        and attributes.get("to") == builder.values[builder.resolve(first)].elem_type
-    ):
+    if op_type == "Cast" and attributes.get("to") == builder.value(first).elem_type:
         return first
     if op_type == "Neg":
         return _undone(builder, first, "Neg") or _outside_expand(builder, op_type, inputs)
@@ -64,31 +58,6 @@ def evaluate(
     return arrays_out if len(arrays_out) == len(node.output) else None
 
 
-def vector_of(builder: GraphBuilder, node: onnx.NodeProto) -> tuple[Dim, ...] | None:
-    """Elements of the vector of sizes that a node makes; None where it makes none that is known."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type == "Shape":
-        dims = builder.dims(node.input[0])
-        if dims is None:
-            return None
-        return dims[attributes.get("start", 0) : attributes.get("end", len(dims))]
-    if node.op_type == "Concat":
-        parts = [builder.vector(name) for name in node.input]
-        known = [part for part in parts if part is not None]
-        return sum(known, ()) if len(known) == len(parts) else None
-    if node.op_type not in ("Slice", "Gather"):
-        return None
-    vector = builder.vector(node.input[0])
-    picks = [builder.constant_value(name) for name in node.input[1:]]
-    if vector is None or any(pick is None or pick.ndim != 1 for pick in picks):
-        return None
-    if node.op_type == "Gather":
-        return tuple(vector[int(i)] for i in picks[0] if picks[0] is not None)
-    numbers = [int(pick[0]) for pick in picks if pick is not None]
-    step = numbers[3] if len(numbers) > 3 else 1
-    return vector[numbers[0] : numbers[1] : step] if step > 0 else None
-
-
 def _undone(builder: GraphBuilder, name: str, op_type: str) -> str | None:
     producer = builder.producer.get(name)
     return producer.input[0] if producer is not None and producer.op_type == op_type else None
@@ -99,10 +68,10 @@ def _same_shape(builder: GraphBuilder, op_type: str, name: str, target: str | No
     have = [size for size in builder.static_shape(name) or (None,) if size is not None]
     if wanted is None or len(have) != len(builder.static_shape(name) or ()):
         return None
-    target = tuple(int(size) for size in wanted)
+    sizes = tuple(int(size) for size in wanted)
     if op_type == "Expand":
-        return name if np.broadcast_shapes(tuple(have), target) == tuple(have) else None
-    return name if target == tuple(have) else None
+        sizes = np.broadcast_shapes(tuple(have), sizes)
+    return name if sizes == tuple(have) else None
 
 
 def _merged_factor(
@@ -129,7 +98,7 @@ def _expanded(builder: GraphBuilder, name: str | None) -> onnx.NodeProto | None:
 def _outside_expand(
     builder: GraphBuilder, op_type: str, inputs: Sequence[str | None]
 ) -> str | None:
-    """f(expand(x)) as expand(f(x)): less to compute. For f = −x and x by or with rank-0 constants."""
+    """f(expand(x)) as expand(f(x)), less to compute: for −x, and x with rank-0 constants."""
     expand = _expanded(builder, inputs[0])
     if expand is None or any(n is None or not _is_rank_zero(builder, n) for n in inputs[1:]):
         return None

@@ -36,7 +36,9 @@ def max_pool(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
     stages.append(node.outputs[0])
     for index in reversed(range(len(moving))):
         source, target = stages[index], stages[index + 1]
-        ct = _gradient_along(ctx, ct, source, target, window.along(moving[index]), moving[index], ceil)
+        ct = _gradient_along(
+            ctx, ct, source, target, window.along(moving[index]), moving[index], ceil
+        )
     return [ct]
 
 
@@ -65,9 +67,7 @@ def _gradient_along(
     return _return(ctx, parts, x, window, axis)
 
 
-def _taps(
-    ctx: RuleContext, x: Name, y: Name, window: Window, axis: int, ceil: int
-) -> list[Name]:
+def _taps(ctx: RuleContext, x: Name, y: Name, window: Window, axis: int, ceil: int) -> list[Name]:
     """For each tap the elements of all windows, shaped as y."""
     stride, dilation = window.strides[axis], window.dilations[axis]
     padded, at = _padded(ctx, x, y, window, axis, ceil), ctx.const(np.array([2 + axis]))

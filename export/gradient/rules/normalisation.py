@@ -1,7 +1,7 @@
 """Gradients of normalisations.
 
 With x̂ = (x − μ) r, r = 1/√(σ² + ε), means over the normalised axes and g the cotangent of x̂:
-grad_x = r (g − mean(g) − x̂ mean(g x̂)). float16 is widened to float32 within, as in the forward pass.
+grad_x = r (g − mean(g) − x̂ mean(g x̂)). float16 is widened to float32 within, as going forward.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def _divided(ctx: RuleContext, node: ForwardNode, ct: Name, x: Name, window: Win
 def _static_counts(
     sizes: list[int | None], windows: list[int | None], window: Window, include: bool
 ) -> NDArray[np.float64] | None:
-    """Elements per window: per axis those of the input, or of the padded input; then the product."""
+    """Elements per window: the product over axes of those of the input, or of the padded one."""
     product = np.ones([1] * (2 + window.rank))
     for axis, (size, count) in enumerate(zip(sizes, windows, strict=True)):
         if size is None or count is None:

@@ -100,7 +100,7 @@ def crop_to(ctx: RuleContext, name: Name, like: Name, sizes: Sequence[int | None
 
 
 def spread(ctx: RuleContext, ct: Name, w: Name, like: Name, window: Window, group: int) -> Name:
-    """Transposed convolution of `ct` by `w` to the spatial size of `like`: the way back of a window.
+    """Convolve `ct` by `w`, transposed, to the spatial size of `like`: the way back of a window.
 
     Per axis the last window ends e = s (o − 1) + K − b − S beyond `like`: positive, it is cut off
     by a pad of e; negative, −e positions that no window reached are added by output padding. Where

@@ -18,7 +18,7 @@ from unblemish.export import Differentiated, differentiate
 
 Arrays = dict[str, NDArray[Any]]
 
-# Central differences in float64 with step 1e-5: truncation ~h² = 1e-10, rounding ~1e-16 / h = 1e-11,
+# Central differences in float64, step 1e-5: truncation ~h² = 1e-10, rounding ~1e-16 / h = 1e-11,
 # both relative to values of order one; 1e-6 leaves room for third derivatives of a few hundred.
 STEP, DIFFERENCE_TOLERANCE = 1e-5, 1e-6
 # float32 has 2⁻²³ ≈ 1.2e-7; sums of a few hundred products in another order differ by ~1e-5.
@@ -102,14 +102,14 @@ class MaxPool(OpRun):
         batch, channel = np.indices(y.shape)[:2]
         return y.numpy(), np.ravel_multi_index((batch, channel, *inner), x.shape).astype(np.int64)
 
-
     @staticmethod
     def _same(sizes, kernel, strides, dilations, mode):
         """Pads that give ceil(size / stride) windows."""
         zipped = zip(sizes, kernel, strides, dilations, strict=True)
         totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in zipped]
         halves = [[t // 2 for t in totals], [t - t // 2 for t in totals]]
-        return sum(halves if mode == "SAME_UPPER" else halves[::-1], [])
+        first, second = halves if mode == "SAME_UPPER" else halves[::-1]
+        return [*first, *second]
 
 
 class Erf(OpRun):
@@ -139,7 +139,7 @@ def close(actual: NDArray[Any], expected: NDArray[Any], tolerance: float, what: 
 
 
 def run(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Run a model: in ONNX Runtime, or in the reference evaluator where it lacks a float64 kernel."""
+    """Run a model: in ONNX Runtime, or in the reference where it lacks a float64 kernel."""
     names = [o.name for o in model.graph.output]
     wanted = {i.name for i in model.graph.input}
     feeds = {name: array for name, array in feeds.items() if name in wanted}
@@ -348,7 +348,7 @@ def check_gradients() -> Callable[..., Differentiated]:
         inputs: values of inputs; floating ones that are left out are standard normal. Integer
             inputs must be given.
         sizes: value of each symbolic dimension of the inputs.
-        differences: whether to compare with central differences (off only where the function jumps).
+        differences: whether to compare with central differences (off where the function jumps).
     Returns: the float32 result, for assertions on nodes and report.
 
     Checked are: (1) float64 gradients against central differences along random directions; (2) the

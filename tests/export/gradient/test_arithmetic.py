@@ -89,7 +89,8 @@ def test_pow_gradient_of_a_zero_base_is_finite_when_the_exponent_varies():
 
 
 def test_extremum_gradient_goes_to_the_chosen_of_three(check_gradients):
-    model = f"{HEAD} g (float[3,19] a, float[19] b, float[1] c) => (float[3,19] y) {{ y = Max(a, b, c) }}"
+    model = f"""{HEAD} g (float[3,19] a, float[19] b, float[1] c) => (float[3,19] y)
+        {{ y = Max(a, b, c) }}"""
     check_gradients(model, lambda a, b, c: torch.maximum(torch.maximum(a, b), c))
 
 

@@ -43,8 +43,9 @@ def graphs(draw):
 
 def weights(op: str, index: int, width: int) -> list[np.ndarray]:
     rng = np.random.default_rng(index)
-    shapes = {"Conv": [(4, 2, 3, 3), (4,)], "ConvTranspose": [(4, 4, 3, 3)], "MatMul": [(width, width)],
-              "PRelu": [(4, 1, 1)], "InstanceNormalization": [(4,), (4,)],
+    shapes = {"Conv": [(4, 2, 3, 3), (4,)], "ConvTranspose": [(4, 4, 3, 3)],
+              "MatMul": [(width, width)], "PRelu": [(4, 1, 1)],
+              "InstanceNormalization": [(4,), (4,)],
               "BatchNormalization": [(4,), (4,), (4,), (4,)]}[op]  # fmt: skip
     return [rng.uniform(0.2, 0.8, shape).astype(np.float32) for shape in shapes]
 
@@ -76,7 +77,7 @@ def build(steps, width, symbolic, batch):
 
 
 @settings(
-    max_examples=40,
+    max_examples=100,
     derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -1,4 +1,4 @@
-"""Rules of `convolution.py`: every rank, stride, dilation, group, pad; never a product of unrolled windows."""
+"""Rules of `convolution.py`: every rank, stride, dilation, group and pad; never unrolled."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_conv_gradient_is_the_adjoint_when_pads_are_automatic(mode, stride):
 
 def test_conv_gradient_with_same_pads_and_a_stride_is_refused_when_sizes_are_symbolic():
     proto = model("Conv", ["N", 3, "H", "W"], [4, 3, 3, 3], auto_pad="SAME_UPPER", strides=[2, 2])
-    with pytest.raises(UnsupportedOperatorError, match="Conv, opset 21.*static spatial"):
+    with pytest.raises(UnsupportedOperatorError, match=r"Conv, opset 21.*static spatial"):
         differentiate(proto)
 
 

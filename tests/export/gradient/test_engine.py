@@ -33,9 +33,8 @@ def chain() -> onnx.ModelProto:
 def parse(
     body: str, x: str = "float[3] x", y: str = "float[3] y", opset: int = 21
 ) -> onnx.ModelProto:
-    return parser.parse_model(
-        f'<ir_version: {8 if opset < 19 else 10}, opset_import: ["": {opset}]> g ({x}) => ({y}) {{ {body} }}'
-    )
+    head = f'<ir_version: {8 if opset < 19 else 10}, opset_import: ["": {opset}]>'
+    return parser.parse_model(f"{head} g ({x}) => ({y}) {{ {body} }}")
 
 
 def names(infos) -> list[str]:
@@ -207,8 +206,8 @@ def test_reserved_names_are_refused():
 
 
 @pytest.mark.parametrize(("wrt", "outputs", "pattern"), [
-    (["q"], None, r"wrt=\['q'\].*\[x"), ([], None, "wrt"), (["x"], ["x"], r"outputs=\['x'\].*\[y\]"),
-    (["i"], None, r"wrt=\['i'\]"),
+    (["q"], None, r"wrt=\['q'\].*\[x"), ([], None, "wrt"),
+    (["x"], ["x"], r"outputs=\['x'\].*\[y\]"), (["i"], None, r"wrt=\['i'\]"),
 ])  # fmt: skip
 def test_wrong_names_list_the_candidates(wrt, outputs, pattern):
     model = parse("f = Cast<to = 1>(i) y = Mul(x, f)", "float[3] x, int64[3] i")
@@ -312,8 +311,9 @@ def test_initialisers_listed_as_inputs_count_as_constants():
 @pytest.mark.parametrize("opset", [9, 11, 13, 17, 18, 20, 21, 22, 23])
 def test_models_of_every_opset_give_the_same_gradient(opset):
     sizes = {"x": (2, 2, 9, 7)}
-    body = """p = MaxPool<kernel_shape = [3,3], strides = [2,2]>(x) n = BatchNormalization(p, s, b, m, v)
-      e = Elu(n) c = Conv<pads = [1,1,1,1]>(e, w) d = Dropout(c) t = ConvTranspose<strides = [2,2]>(d, w)
+    body = """p = MaxPool<kernel_shape = [3,3], strides = [2,2]>(x)
+      n = BatchNormalization(p, s, b, m, v) e = Elu(n) c = Conv<pads = [1,1,1,1]>(e, w)
+      d = Dropout(c) t = ConvTranspose<strides = [2,2]>(d, w)
       l = LeakyRelu(t) q = Mul(l, l) y = Add(q, b0)"""
     model = parse(body, "float[N,2,9,7] x", "float[N,2,h,v2] y", opset)
     rng = np.random.default_rng(5)
@@ -379,7 +379,8 @@ def test_float16_models_give_float16_gradients():
 
 
 def test_one_dimension_of_everything_may_be_symbolic(check_gradients):
-    model = parse("a = Conv<pads = [1,1,1,1], strides = [2,2]>(x, w) s = Sigmoid(a) y = GlobalAveragePool(s)",
+    model = parse("a = Conv<pads = [1,1,1,1], strides = [2,2]>(x, w) s = Sigmoid(a) "
+                  "y = GlobalAveragePool(s)",
                   "float[N,2,H,W] x, float[4,2,3,3] w", "float[N,4,1,1] y")  # fmt: skip
 
     def function(x, w):

@@ -69,5 +69,5 @@ def test_einsum_gradient_equals_torch(equation, shapes, check_gradients):
 
 def test_einsum_is_refused_when_an_index_repeats_within_an_operand():
     model = f"""{HEAD} g (float[3,3] a) => (float[3] y) {{ y = Einsum<equation = "ii->i">(a) }}"""
-    with pytest.raises(UnsupportedOperatorError, match="Einsum, opset 21.*repeats"):
+    with pytest.raises(UnsupportedOperatorError, match=r"Einsum, opset 21.*repeats"):
         differentiate(parser.parse_model(model))

@@ -42,7 +42,7 @@ def test_batch_normalization_is_refused_when_training():
     model = f"""{HEAD} g (float[N,2,4,4] x, float[2] s, float[2] b, float[2] m, float[2] v)
         => (float[N,2,4,4] y)
         {{ y, mm, vv = BatchNormalization<training_mode = 1>(x, s, b, m, v) }}"""
-    with pytest.raises(UnsupportedOperatorError, match="BatchNormalization, opset 21.*training"):
+    with pytest.raises(UnsupportedOperatorError, match=r"BatchNormalization, opset 21.*training"):
         differentiate(parser.parse_model(model))
 
 
