@@ -56,7 +56,7 @@ def chosen_rows(result: CalibrationResult) -> list[tuple[str, str, str]]:
         (
             "pixel threshold",
             f"{c.pixel_threshold:.4g}",
-            f"best mean Dice, {c.dice or 0:.3f} (at the race: {best.dice:.3f})",
+            f"mean Dice {c.dice or 0:.3f} with all of this, {best.dice:.3f} by lambda alone",
         ),
         ("region threshold", f"{c.region_threshold:.4g}", "largest score a region must exceed"),
         ("opening", f"{c.open_radius} px", "radius of the disc"),

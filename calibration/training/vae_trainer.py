@@ -15,6 +15,7 @@ from unblemish.export.models.checkpoint import settings_of
 from unblemish.export.models.vae import Vae, VaeSettings
 
 LATENT = 256
+GENTLE = 0.05  # rate of the layers that start silent
 PPCA_SAMPLES, PPCA_PER_LATENT = 1024, 8
 
 
@@ -61,10 +62,25 @@ class VaeTrainer:
         self.network: Vae = Vae(self.settings).to(self.device)
         self.network.to(memory_format=layout)  # type: ignore[call-overload]
         self.average = MovingAverage(self.network)
-        free = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(free, betas=(0.9, 0.99))
+        self.optimiser = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
         self.bfloat16 = False
         self.progress = 0.0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Layers that start silent, beside a linear part that is right already, move gently.
+
+        Adam's first steps have the size of the rate in every weight, and these layers sum over up
+        to thousands of inputs: at the full rate they would first undo the closed form.
+        """
+        network = self.network
+        silent = (network.encoder.mean, network.encoder.log_variance, network.decoder.image)
+        gentle = {id(p) for layer in silent if layer is not None for p in layer.parameters()}
+        free = [p for p in network.parameters() if p.requires_grad]
+        factor = GENTLE if self.settings.canvas else 1.0
+        return [
+            {"params": [p for p in free if id(p) not in gentle], "factor": 1.0},
+            {"params": [p for p in free if id(p) in gentle], "factor": factor},
+        ]
 
     def begin(self, draw: Callable[[int], Tensor]) -> None:
         """Fit the linear part, in closed form."""
@@ -86,7 +102,7 @@ class VaeTrainer:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         self.optimiser.step()
         self.average.update(self.network, step)
         return float(loss.detach())
