@@ -148,6 +148,7 @@ LACKING_IN_TORCH = (
     "uint64",
     "bfloat16",
     "float8",
+    "float4",
     "int4",
     "int2",
     "uint4",
