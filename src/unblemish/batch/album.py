@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from unblemish.batch.run import Result
 from unblemish.calibration.metrics.truth import NORMAL
 from unblemish.images import Image
-from unblemish.report.overlay import draw_overlay, heat_map, label_of, png_bytes, side_by_side
+from unblemish.report.closeup import closeup_window, draw_closeup, mark_window
+from unblemish.report.overlay import (
+    Picture,
+    draw_overlay,
+    fit_height,
+    heat_map,
+    label_of,
+    png_bytes,
+    side_by_side,
+    to_display,
+)
 from unblemish.report.page import Figure
 from unblemish.runtime.inspection import Inspection
 
 _MOST_PICTURES = 24
-_HEIGHT = 256
+_HEIGHT = 300
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: photograph, nearest normal image, score, defects."""
+
+    caption: str
+    panels: tuple[tuple[str, Picture], ...]
+
+    def row(self, *, titles: bool = True) -> Picture:
+        """The panels side by side."""
+        shown = [(title if titles else "", picture) for title, picture in self.panels]
+        return side_by_side(shown, height=_HEIGHT)
 
 
 @dataclass
@@ -28,46 +55,70 @@ class Album:
 
     categories: int
     threshold: float | None = None
-    _kept: dict[str, list[tuple[float, int, Figure]]] = field(default_factory=dict)
+    _kept: dict[str, list[tuple[float, int, Entry]]] = field(default_factory=dict)
     _count: int = 0
 
     def add(self, result: Result) -> None:
         """Keep the picture of `result` where its score is among the highest of its category."""
         if result.inspection is None or result.image is None:
             return
-        make = partial(_figure, result, result.image, result.inspection, self.threshold)
         share = max(3, _MOST_PICTURES // max(self.categories, 1))
         kept = self._kept.setdefault(result.source.category, [])
         score = result.inspection.image_score
         self._count += 1
-        if len(kept) < share:
-            heapq.heappush(kept, (score, -self._count, make()))
-        elif score > kept[0][0]:
-            heapq.heapreplace(kept, (score, -self._count, make()))
+        if len(kept) >= share and score <= kept[0][0]:
+            return
+        entry = _entry(result, result.image, result.inspection, self.threshold)
+        place = heapq.heapreplace if len(kept) >= share else heapq.heappush
+        place(kept, (score, -self._count, entry))
+
+    def entries(self) -> dict[str, tuple[Entry, ...]]:
+        """Category -> rows in the order the frames came; the normal category last."""
+        return {
+            name: tuple(entry for _, _, entry in sorted(kept, key=lambda item: -item[1]))
+            for name, kept in sorted(self._kept.items(), key=lambda i: (i[0] == NORMAL, i[0]))
+        }
 
     def figures(self) -> dict[str, tuple[Figure, ...]]:
-        """Category -> pictures, in the order the frames came; the normal category last."""
+        """Category -> figures of a page."""
         return {
-            category: tuple(entry[2] for entry in sorted(kept, key=lambda e: -e[1]))
-            for category, kept in sorted(
-                self._kept.items(), key=lambda item: (item[0] == NORMAL, item[0])
-            )
+            name: tuple(Figure(png_bytes(entry.row()), entry.caption) for entry in entries)
+            for name, entries in self.entries().items()
         }
 
 
-def _figure(
-    result: Result, image: Image, inspection: Inspection, threshold: float | None
-) -> Figure:
-    # Labels would be too small to read here; the caption states the largest measure instead.
-    overlay = draw_overlay(image, inspection.mask, truth=result.truth)
-    panels = (
-        ("photograph", image),
+def sheet(entries: Sequence[Entry]) -> Picture:
+    """Rows under one line of titles."""
+    rows = [entry.row(titles=not index) for index, entry in enumerate(entries)]
+    width = max(row.shape[1] for row in rows)
+    padded = [
+        np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+        for row in rows
+    ]
+    return np.concatenate(padded)
+
+
+def _entry(result: Result, image: Image, inspection: Inspection, threshold: float | None) -> Entry:
+    window = closeup_window(image.shape, inspection.regions)
+    truth, about = result.truth, "" if result.truth is None else " (truth in blue)"
+    if window is None:
+        # Labels would be too small to read here; the caption states the largest measure.
+        found = draw_overlay(image, inspection.mask, truth=truth)
+        photograph, title = to_display(image), f"defects{about}"
+    else:
+        found = draw_closeup(
+            image, inspection.mask, inspection.regions, window, truth=truth, least_side=_HEIGHT
+        )
+        photograph, title = mark_window(image, window), f"defects, enlarged{about}"
+    panels: tuple[tuple[str, NDArray[Any]], ...] = (
+        ("photograph", photograph),
         ("nearest normal image", inspection.restored),
         ("score", heat_map(inspection.score, threshold)),
-        ("defects" if result.truth is None else "defects (truth in blue)", overlay),
+        (title, found),
     )
+    fitted = tuple((name, fit_height(to_display(panel), _HEIGHT)) for name, panel in panels)
     caption = f"{result.source.name}: {result.record['verdict']}, {_found(result, inspection)}"
-    return Figure(png_bytes(side_by_side(panels, height=_HEIGHT)), caption)
+    return Entry(caption, fitted)
 
 
 def _found(result: Result, inspection: Inspection) -> str:

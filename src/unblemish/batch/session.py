@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unblemish.batch.album import Album
+from unblemish.batch.album import Album, Entry
 from unblemish.batch.records import Record
 from unblemish.batch.run import (
     Inspects,
@@ -50,11 +50,19 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a batch came to; `report` is None where the extra 'report' is not installed."""
+    """What a batch came to.
+
+    Args:
+        latency: percentiles, see `latency_percentiles`.
+        metrics: content of metrics.json, None without a truth.
+        entries: category -> pictures of its highest scores.
+        report: None where the extra 'report' is not installed.
+    """
 
     records: tuple[Record, ...]
     latency: dict[str, float | None]
     metrics: dict[str, Any] | None
+    entries: Mapping[str, tuple[Entry, ...]]
     report: Path | None
 
     @property
@@ -98,7 +106,7 @@ def run_batch(
         check_truth(sources, options.truth)
     manifest = _calibrated(Bundle.open(options.bundle, verify=False))
     inspector = opener(options.bundle, options.inspector)
-    album = _album(sources, manifest) if report_available() else None
+    album = _album(sources, manifest)
     records: list[Record] = []
     with ResultWriter(options.out) as writer:
         results = inspect_sources(
@@ -112,8 +120,10 @@ def run_batch(
             metrics = _figures(judged, records)
             writer.json_file("metrics.json", metrics)
     latency = latency_percentiles(records)
-    report = None if album is None else _report(options, manifest, records, album, metrics, latency)
-    return Outcome(tuple(records), latency, metrics, report)
+    report = None
+    if report_available():
+        report = _report(options, manifest, records, album, metrics, latency)
+    return Outcome(tuple(records), latency, metrics, album.entries(), report)
 
 
 def _calibrated(bundle: Bundle) -> Manifest:
@@ -128,15 +138,14 @@ def _calibrated(bundle: Bundle) -> Manifest:
 def _kept(
     results: Iterable[Result],
     writer: ResultWriter,
-    album: Album | None,
+    album: Album,
     records: list[Record],
     listen: Listen,
 ) -> Iterator[Result]:
     """Pass results on once they are written, pictured and told of."""
     for result in results:
         saved = writer.save(result)
-        if album is not None:
-            album.add(saved)
+        album.add(saved)
         records.append(saved.record)
         listen(saved.record)
         yield saved

@@ -35,7 +35,9 @@ class Schedule(str, Enum):
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What to inspect with.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILES|DIR|VIDEO...", help="Any number of each.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES|DIR|VIDEO...", help="Any number of each.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     json_lines: Annotated[
         bool, typer.Option("--json", help="One JSON object per image on stdout, not the table.")
@@ -93,11 +95,12 @@ def inspect(
     }
     settings = {name: value for name, value in asked.items() if value is not None}
     options = BatchOptions(bundle, out, deadline_ms, truth, settings)
-    raise typer.Exit(run_and_tell(options, list_sources(files, leave_out=out), json_lines))
+    outcome = run_and_tell(options, list_sources(files, leave_out=out), json_lines)
+    raise typer.Exit(ERROR if outcome.errors else DEFECTS if outcome.defective else CLEAN)
 
 
-def run_and_tell(options: BatchOptions, sources: list[Source], json_lines: bool) -> int:
-    """Run a batch, print its records or table, and return the exit code."""
+def run_and_tell(options: BatchOptions, sources: list[Source], json_lines: bool) -> Outcome:
+    """Run a batch, and print its records or table."""
     import sys
 
     from unblemish.batch.records import to_json
@@ -117,7 +120,7 @@ def run_and_tell(options: BatchOptions, sources: list[Source], json_lines: bool)
     if not json_lines:
         typer.echo(_table(outcome))
     _tell(outcome, options.out)
-    return ERROR if outcome.errors else DEFECTS if outcome.defective else CLEAN
+    return outcome
 
 
 def _table(outcome: Outcome) -> str:

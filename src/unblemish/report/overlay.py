@@ -19,7 +19,6 @@ OUTLINE = (255, 72, 0)
 TRUTH = (0, 190, 255)
 _DARK, _LIGHT = (20, 24, 27), (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_SMALL_SIDE = 512  # smaller pictures are enlarged by a whole factor, so that labels can be read
 _MOST_LABELS = 8
 
 
@@ -47,11 +46,12 @@ def draw_overlay(
     regions: Sequence[Region] = (),
     *,
     truth: NDArray[np.bool_] | None = None,
+    least_side: int = 512,
 ) -> Picture:
     """Draw the outline of `mask` on `frame`, and the measures of the largest regions.
 
     The line lies just outside the mask, so that every pixel of the defect stays visible. A frame
-    whose longer side is under 512 px is enlarged by a whole factor (nearest neighbour).
+    whose longer side is under `least_side` is enlarged by a whole factor (nearest neighbour).
 
     Args:
         frame: (H, W) or (H, W, 3), any pixel type.
@@ -59,7 +59,7 @@ def draw_overlay(
         truth: (H, W) bool, outlined in blue beneath.
     Returns: (k H, k W, 3) uint8 RGB, k the factor.
     """
-    factor = max(1, -(-_SMALL_SIDE // max(frame.shape[:2])))
+    factor = max(1, -(-least_side // max(frame.shape[:2])))
     thickness = min(factor, 2)
     picture = _enlarge(to_display(frame), factor)
     if truth is not None:
@@ -81,13 +81,21 @@ def heat_map(score: NDArray[Any], threshold: float | None = None) -> Picture:
 
 
 def side_by_side(panels: Sequence[tuple[str, NDArray[Any]]], *, height: int = 384) -> Picture:
-    """Set pictures of any size and type in one row of equal `height`, each under its title."""
-    bar, gap, columns = 26, 8, []
+    """Set pictures of any size and type in one row of equal `height`, each under its title.
+
+    Without any title there is no room for one either.
+    """
+    bar, gap, columns = 26 if any(title for title, _ in panels) else 0, 8, []
     for title, panel in panels:
-        shown = _fit_height(to_display(panel), height)
-        column = np.full((height + bar, max(shown.shape[1], _text_width(title)), 3), 255, np.uint8)
+        shown = fit_height(to_display(panel), height)
+        column = np.full(
+            (height + bar, max(shown.shape[1], _text_width(title) if title else 0), 3),
+            255,
+            np.uint8,
+        )
         column[bar:, : shown.shape[1]] = shown
-        cv2.putText(column, title, (0, 18), _FONT, 0.5, _DARK, 1, cv2.LINE_AA)
+        if title:
+            cv2.putText(column, title, (0, 18), _FONT, 0.5, _DARK, 1, cv2.LINE_AA)
         columns += [column, np.full((height + bar, gap, 3), 255, np.uint8)]
     return np.concatenate(columns[:-1], axis=1)
 
@@ -161,10 +169,11 @@ def _overlap(a: Box, b: Box) -> int:
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _fit_height(picture: Picture, height: int) -> Picture:
+def fit_height(picture: Picture, height: int) -> Picture:
+    """Resample a picture to `height`, its aspect kept."""
     width = max(1, round(picture.shape[1] * height / picture.shape[0]))
     shrink = picture.shape[0] > height
-    way = cv2.INTER_AREA if shrink else cv2.INTER_NEAREST
+    way = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, (width, height), interpolation=way), dtype=np.uint8)
 
 
