@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from unblemish.bundle import Bundle
+from unblemish.bundle import Bundle, update_bundle
 from unblemish.calibration.calibrate import calibrate
 from unblemish.calibration.defects import paste_defect
 from unblemish.calibration.metrics import dice
@@ -219,3 +219,31 @@ def test_calibrate_says_what_is_wrong(part_bundle, normals_dir, tmp_path) -> Non
         calibrate(part_bundle, normals_dir, share=0)
     with pytest.raises(ConfigError, match="needs 10 normal images or more; 5 were allowed"):
         calibrate(part_bundle, normals_dir, most=5)
+
+
+def _rewrite(folder, change) -> None:
+    for path in sorted(folder.iterdir()):
+        cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
+
+
+def test_calibrate_takes_twelve_bits_in_sixteen(part_bundle, normals_dir) -> None:
+    _rewrite(normals_dir, lambda frame: frame.astype(np.uint16) * 16)
+    result = calibrate(part_bundle, normals_dir, images=IMAGES, share=0.25, white=4095.0)
+    assert result.calibration.dice > 0.7
+    assert all(example.frame.max() <= 4095 for example in result.examples)
+
+
+def test_calibrate_takes_colour_for_a_grey_model(part_bundle, normals_dir) -> None:
+    _rewrite(normals_dir, lambda frame: np.repeat(frame[..., None], 3, axis=2))
+    result = calibrate(part_bundle, normals_dir, images=IMAGES, share=0.25)
+    assert result.examples[0].frame.shape == (48, 40, 3)
+    assert result.calibration.dice > 0.6
+
+
+def test_calibrate_takes_tiles(part_bundle, normals_dir) -> None:
+    preprocess = part_bundle.manifest.preprocess.model_copy(update={"geometry": "tiles"})
+    tiled = update_bundle(part_bundle, preprocess=preprocess)
+    result = calibrate(tiled, normals_dir, images=IMAGES, share=0.25)
+    assert result.weighted is None
+    assert result.calibration.weight_file is None
+    assert Bundle.open(tiled.path).manifest.calibration == result.calibration
