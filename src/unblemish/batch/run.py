@@ -27,6 +27,9 @@ class Inspects(Protocol):
     def inspect(self, frame: NDArray[Any], *, deadline_ms: float | None = None) -> Inspection:
         """Inspect one frame."""
 
+    def close(self) -> None:
+        """Let go of the engines."""
+
 
 @dataclass(frozen=True)
 class Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,19 +97,20 @@ def run_batch(
         listen: called with each record once its files are written.
         opener: makes the inspector.
     Raises: ConfigError for a deadline that is not positive or a bundle that is not calibrated;
-    BundleError, BackendError, SourceError
-    where the bundle, the engine or the output folder does not work. Errors of single frames are
-    records.
+    BundleError, BackendError, SourceError where the bundle, the engine or the output folder does
+    not work. Errors of single frames are records.
     """
     if options.deadline_ms is not None and not options.deadline_ms > 0:
         raise ConfigError(f"the deadline is {options.deadline_ms} ms; expected more than 0.")
     if options.truth is not None:
         check_truth(sources, options.truth)
     manifest = _calibrated(Bundle.open(options.bundle, verify=False))
-    inspector = opener(options.bundle, options.inspector)
     album = _album(sources, manifest)
     records: list[Record] = []
-    with ResultWriter(options.out) as writer:
+    with (
+        closing(opener(options.bundle, options.inspector)) as inspector,
+        ResultWriter(options.out) as writer,
+    ):
         results = inspect_sources(
             inspector, sources, deadline_ms=options.deadline_ms, truth=options.truth
         )
