@@ -2,7 +2,7 @@
 
     python benchmarks/gradient_coverage.py [--rounds N] [--threads N] [--no-compile] [--json F]
 
-Coverage: operators with a gradient rule, out of those listed below and in all. Three graphs at batch
+Coverage: operators with a gradient rule, of those listed below and in all. Three graphs at batch
 1: a VAE decoder of transposed convolutions, a residual network of convolutions and batch norms, and
 a progressive-growing generator. A step is the output and the gradient with respect to the input for
 a given cotangent; candidates take turns within every round, and a ratio is the median over the

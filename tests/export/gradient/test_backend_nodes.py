@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, numpy_helper, parser
 
 from unblemish.errors import ModelError, UnsupportedOperatorError
 from unblemish.export import differentiate
@@ -70,7 +71,19 @@ def cases() -> dict[str, list[Any]]:
         if case.model is not None:
             nodes = case.model.graph.node
             table.setdefault(nodes[0].op_type if len(nodes) == 1 else "functions", []).append(case)
+    table.setdefault("GlobalLpPool", [_global_lp_pool()])
     return table
+
+
+def _global_lp_pool() -> Any:
+    """The standard has no test of this operator: one of ours."""
+    model = parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> '
+        "g (float[2, 3, 4, 5] x) => (float[2, 3, 1, 1] y) { y = GlobalLpPool<p = 3>(x) }"
+    )
+    x = np.random.default_rng(2).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    y = (np.abs(x) ** 3).sum((2, 3), keepdims=True) ** (1 / 3)
+    return SimpleNamespace(name="own_global_lp_pool", model=model, data_sets=[([x], [y])])
 
 
 class NothingToCheckError(Exception):
@@ -316,3 +329,42 @@ def test_all_node_tests_of_each_operator(
 def test_function_bodies_of_the_node_tests(record_property: Callable[[str, object], None]) -> None:
     outcomes = examined("functions", None, record_property)
     assert outcomes["checked"] > 100, outcomes
+
+
+def halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model in float16."""
+    half = widened(model)
+    for info in (*half.graph.input, *half.graph.output):
+        if info.type.tensor_type.elem_type == TensorProto.DOUBLE:
+            info.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for node in half.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.DOUBLE:
+                attribute.i = TensorProto.FLOAT16
+            if attribute.HasField("t") and attribute.t.data_type == TensorProto.DOUBLE:
+                narrow = numpy_helper.to_array(attribute.t).astype(np.float16)
+                attribute.t.CopyFrom(numpy_helper.from_array(narrow))
+    return half
+
+
+@pytest.mark.parametrize("operator", sorted(RULES))
+def test_float16_graphs_of_each_operator_are_valid(operator: str) -> None:
+    valid = 0
+    for case in cases().get(operator, []):
+        try:
+            model = halved(prepared(case))
+            onnx.checker.check_model(model, full_check=True)
+            fused = differentiated(model, variables(model))
+        except (NothingToCheckError, UnsupportedOperatorError, ModelError):
+            continue
+        except onnx.shape_inference.InferenceError:
+            continue  # the operator is not defined for float16
+        onnx.checker.check_model(fused, full_check=True)
+        inputs = {i.name: i.type.tensor_type.elem_type for i in fused.graph.input}
+        outputs = {o.name: o.type.tensor_type.elem_type for o in fused.graph.output}
+        assert all(t == inputs[n[5:]] for n, t in outputs.items() if n.startswith("grad_"))
+        valid += 1
+        if valid == FAST:
+            return
+    if not valid:
+        pytest.skip("no node test in float16")
