@@ -10,6 +10,7 @@ from onnx import helper
 
 from unblemish.errors import ModelError
 from unblemish.export.gradient.builder import GraphBuilder
+from unblemish.export.gradient.lighten import lightened
 from unblemish.export.gradient.normalise import IR_VERSION, WORKING_OPSET, WorkingGraph
 from unblemish.export.gradient.partition import NOMINAL, Split, split
 from unblemish.export.gradient.report import KeptTensor, Report
@@ -173,7 +174,7 @@ class _Writer:
             producer_name="unblemish",
         )
         try:
-            onnx.checker.check_model(model)
+            onnx.checker.check_model(lightened(model)[0])
         except onnx.checker.ValidationError as cause:
             raise ModelError(
                 f"the {suffix} graph breaks the ONNX specification: {cause}"

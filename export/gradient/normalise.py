@@ -10,6 +10,7 @@ import onnx.inliner
 from onnx import helper, numpy_helper, version_converter
 
 from unblemish.errors import ModelError, UnsupportedOperatorError
+from unblemish.export.gradient.lighten import lightened, restore
 from unblemish.export.gradient.types import Value, from_type
 
 WORKING_OPSET = 21
@@ -18,7 +19,6 @@ WORKING_OPSET = 21
 OLDEST, NEWEST = 9, 23
 IR_VERSION = 10
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-_HEAVY = 4096
 _STANDARD = ("", "ai.onnx")
 
 # Operators whose newest version up to opset 23 widens the element types of the one in opset 21 and
@@ -91,7 +91,7 @@ def convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     if opset > WORKING_OPSET:
         return _relabelled(model, opset)
     if opset < WORKING_OPSET:
-        light, heavy = _lightened(model)
+        light, heavy = lightened(model)
         try:
             converted = version_converter.convert_version(light, WORKING_OPSET)
         except Exception as cause:  # the converter raises RuntimeError and its own types
@@ -99,7 +99,7 @@ def convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
                 f"the model cannot be converted from opset {opset} to {WORKING_OPSET}: {cause}; "
                 f"export it again with opset {WORKING_OPSET}"
             ) from cause
-        _restore(converted, heavy)
+        restore(converted, heavy)
         if opset <= 10:
             _keep_old_resize(converted.graph)
         model = converted
@@ -140,53 +140,12 @@ def _keep_old_resize(graph: onnx.GraphProto) -> None:
             )
 
 
-def _lightened(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
-    """The model with its large tensors turned into inputs: converters need not carry them."""
-    heavy = {t.name: t for t in model.graph.initializer if _elements(t) > _HEAVY}
-    if not heavy:
-        return model, {}
-    light = onnx.ModelProto()
-    light.CopyFrom(_without_initialisers(model))
-    light.graph.initializer.extend(t for t in model.graph.initializer if t.name not in heavy)
-    present = {i.name for i in light.graph.input}
-    light.graph.input.extend(
-        helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
-        for t in heavy.values()
-        if t.name not in present
-    )
-    return light, heavy
-
-
-def _without_initialisers(model: onnx.ModelProto) -> onnx.ModelProto:
-    graph = onnx.GraphProto(
-        name=model.graph.name, node=model.graph.node, input=model.graph.input,
-        output=model.graph.output, value_info=model.graph.value_info,
-    )  # fmt: skip
-    return onnx.ModelProto(
-        ir_version=model.ir_version, opset_import=model.opset_import, graph=graph
-    )
-
-
-def _restore(model: onnx.ModelProto, heavy: dict[str, onnx.TensorProto]) -> None:
-    model.graph.initializer.extend(heavy.values())
-    inputs = [i for i in model.graph.input if i.name not in heavy]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-
-
-def _elements(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    return count
-
-
 def _expand(model: onnx.ModelProto, op_types: frozenset[str]) -> onnx.ModelProto:
-    light, heavy = _lightened(model)
+    light, heavy = lightened(model)
     expanded = onnx.inliner.inline_selected_functions(
         light, [("", op_type) for op_type in op_types], inline_schema_functions=True
     )
-    _restore(expanded, heavy)
+    restore(expanded, heavy)
     return expanded
 
 
@@ -236,7 +195,7 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto:
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    light, _ = _lightened(model)
+    light, _ = lightened(model)
     if light is model:
         light = onnx.ModelProto()
         light.CopyFrom(model)

@@ -166,21 +166,36 @@ def sine(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
 def extremum(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
     """y = min or max of the operands: the cotangent goes to the operand that was chosen.
 
-    Ties are shared equally among the differentiated operands; constants take no part.
+    Ties are shared equally among the differentiated operands; constants take no part. Operands are
+    compared with each other and not with y, which an engine may hold in another precision.
     """
-    ct, y = cotangents[0], node.outputs[0]
+    ct = cotangents[0]
     assert ct is not None
-    wanted = [name for name in dict.fromkeys(node.inputs) if ctx.needs(name)]
-    chosen = {name: ctx.op("Equal", name, y) for name in wanted}
+    operands = list(dict.fromkeys(node.inputs))
+    comparison = "GreaterOrEqual" if node.op_type == "Max" else "LessOrEqual"
+    wanted = [name for name in operands if ctx.needs(name)]
+    chosen = {name: _beats(ctx, comparison, name, operands) for name in wanted}
+    if len(operands) == 1:
+        return [ct, *[None] * (len(node.inputs) - 1)]
     zero = ctx.scalar(0.0, ct)
     if len(wanted) > 1:
-        weights = [_cast_like(ctx, mask, ct) for mask in chosen.values()]
+        weights = [_cast_like(ctx, mask, ct) for mask in chosen.values() if mask]
         # Where a constant was chosen nobody was: the count is lifted to one to divide by.
         count = ctx.op("Max", ctx.op("Sum", *weights), ctx.scalar(1.0, ct))
         ct = ctx.op("Div", ct, count)
     grads = {n: ctx.sum_to(ctx.op("Where", mask, ct, zero), n) for n, mask in chosen.items()}
     # An operand named twice has one gradient: it is given once.
     return [grads.pop(name, None) for name in node.inputs]
+
+
+def _beats(ctx: RuleContext, comparison: str, name: Name, operands: list[Name]) -> Name | None:
+    """Where an operand is no worse than any other."""
+    mask: Name | None = None
+    for other in operands:
+        if other != name:
+            better = ctx.op(comparison, name, other)
+            mask = better if mask is None else ctx.op("And", mask, better)
+    return mask
 
 
 @rule("Where")

@@ -2,9 +2,10 @@
 
 A window's maximum is the maximum of its rows' maxima, so the pool is a chain of pools along single
 axes, the last axis first. Along one axis the element at tap t of window o is x[s o + d t − p]: the
-window gives its cotangent to the first tap that equals the maximum, and a transposed convolution by
-one-hot kernels brings the taps back to their places. Ties thus go to the first element in row-major
-order, as in torch. Indices are not used: engines compute them slowly (sixteen times the plain pool
+window gives its cotangent to the last tap that exceeds all taps before it, and a transposed
+convolution by one-hot kernels brings the taps back to their places. Ties thus go to the first
+element in row-major order, as in torch. Taps are compared with each other and never with the pool's
+output, which an engine may hold in another precision. Indices are not used: engines compute them slowly (sixteen times the plain pool
 in ONNX Runtime on 64 channels of 112 × 112) or not at all.
 """
 
@@ -53,18 +54,26 @@ def _gradient_along(
     ctx: RuleContext, ct: Name, x: Name, y: Name, window: Window, axis: int, ceil: int
 ) -> Name:
     """Gradient of a pool whose window extends along one spatial axis only."""
-    taps = _taps(ctx, x, y, window, axis, ceil)
-    zero, taken = ctx.scalar(0.0, ct), None
-    parts = []
-    for tap in taps:
-        chosen = ctx.op("Equal", tap, y)
-        if taken is None:
-            first = taken = chosen
-        else:
-            first = ctx.op("And", chosen, ctx.op("Not", taken))
-            taken = ctx.op("Or", taken, chosen)
-        parts.append(ctx.op("Where", first, ct, zero))
+    zero = ctx.scalar(0.0, ct)
+    masks = _chosen(ctx, _taps(ctx, x, y, window, axis, ceil))
+    parts = [ctx.op("Where", mask, ct, zero) if mask else ct for mask in masks]
     return _return(ctx, parts, x, window, axis)
+
+
+def _chosen(ctx: RuleContext, taps: list[Name]) -> list[Name | None]:
+    """For each tap where it is the first maximum; None for a single tap, which always is."""
+    exceeds, highest = [], taps[0]
+    for index, tap in enumerate(taps[1:], start=2):
+        exceeds.append(ctx.op("Greater", tap, highest))
+        if index < len(taps):
+            highest = ctx.op("Max", highest, tap)
+    masks: list[Name | None] = []
+    later: Name | None = None  # whether a later tap exceeds all before it
+    for mask in reversed(exceeds):
+        masks.append(mask if later is None else ctx.op("And", mask, ctx.op("Not", later)))
+        later = mask if later is None else ctx.op("Or", later, mask)
+    masks.append(None if later is None else ctx.op("Not", later))
+    return masks[::-1]
 
 
 def _taps(ctx: RuleContext, x: Name, y: Name, window: Window, axis: int, ceil: int) -> list[Name]:

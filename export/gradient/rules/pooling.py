@@ -1,7 +1,4 @@
-"""Gradients of pooling by sums, means and norms; MaxPool is in `maximum.py`.
-
-Where several elements are the maximum, GlobalMaxPool shares the cotangent equally among them.
-"""
+"""Gradients of global pooling, and of pooling by means and norms; MaxPool is in `maximum.py`."""
 
 from __future__ import annotations
 
@@ -83,13 +80,16 @@ def global_average_pool(ctx: RuleContext, node: ForwardNode, cotangents: Names) 
 
 @rule("GlobalMaxPool")
 def global_max_pool(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
-    """ct shared by the elements that are the maximum."""
-    ct, x, y = cotangents[0], node.inputs[0], node.outputs[0]
-    mask = ctx.op("Equal", x, y)
-    ones = ctx.op("Cast", mask, to=helper.np_dtype_to_tensor_dtype(ctx.dtype(x)))
-    axes = ctx.const(np.arange(2, ctx.rank(x)))
-    share = ctx.op("Div", ct, ctx.op("ReduceSum", ones, axes, keepdims=1))
-    return [ctx.op("Where", mask, share, ctx.scalar(0.0, x))]
+    """ct to the first element that is the maximum, as MaxPool."""
+    ct, x = cotangents[0], node.inputs[0]
+    flat = ctx.op("Reshape", x, ctx.const(np.array([0, 0, -1])))
+    zero, one = ctx.const(np.array(0)), ctx.const(np.array(1))
+    count = ctx.op("ReduceProd", _spatial_sizes(ctx, x), keepdims=0)
+    places = ctx.op("Range", zero, count, one)
+    mask = ctx.op("Equal", ctx.op("ArgMax", flat, axis=2, keepdims=1), places)
+    row = ctx.op("Reshape", ct, ctx.const(np.array([0, 0, 1])))
+    grad = ctx.op("Where", mask, row, ctx.scalar(0.0, x))
+    return [ctx.op("Reshape", grad, ctx.shape(x))]
 
 
 def _spatial_sizes(ctx: RuleContext, x: Name) -> Name:
