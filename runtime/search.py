@@ -20,6 +20,7 @@ from unblemish.runtime.frames import to_unit
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.methods.inversion import Inversion, Targets
+from unblemish.runtime.methods.metric import latent_lengths
 from unblemish.runtime.methods.rgi import (
     PAPER_STEPS,
     RgiMethod,
@@ -31,10 +32,12 @@ from unblemish.runtime.methods.rrgi import Finetuner, load_finetuner
 from unblemish.runtime.options import SearchOptions
 from unblemish.runtime.restore import Tiles, restore
 from unblemish.runtime.solvers.loop import Clock, Limits
-from unblemish.runtime.solvers.protocol import Float
+from unblemish.runtime.solvers.protocol import Double, Float
 from unblemish.runtime.starting import Starter, Starts
 
 _STARTS = 4
+_ENCODED_STARTS = 2  # an encoder's latents are near already
+_METRIC_SAMPLES = 16
 
 
 @dataclass
@@ -70,9 +73,11 @@ class Search:
         backend = open_backend(self.options.backend, self.options.threads)
         self._engines: Engines = load_engines(bundle, backend)
         self.refine = self.options.refine or ("rrgi" if self._settings.finetune_steps else "rgi")
-        self._method = self._make_method()
         self._paper = self.options.schedule == "paper"
-        self._starter = Starter(bundle.manifest, self._engines, paper=self._paper, starts=_STARTS)
+        encoded = self._settings.start == "encoder"
+        starts = _ENCODED_STARTS if encoded else _STARTS
+        self._starter = Starter(bundle.manifest, self._engines, paper=self._paper, starts=starts)
+        self._method = self._make_method()
         self._after = 0.0  # seconds that the part after the search takes
         self._reserved = 0.0
         self._finetuner: Finetuner | None = None
@@ -244,7 +249,13 @@ class Search:
             schedule=self.options.schedule,
             terms=self._engines.terms,
             latent_weight=settings.latent_weight,
+            lengths=None if self._paper or self.refine == "none" else self._latent_lengths(),
         )
+
+    def _latent_lengths(self) -> Double:
+        size = self.bundle.manifest.model.latent_size
+        latents = np.random.default_rng(1).standard_normal((_METRIC_SAMPLES, size))
+        return latent_lengths(self._engines.generator, latents.astype(np.float32))
 
 
 def _latent_of(previous: Inspection | Found | Float | None) -> Float | None:

@@ -35,6 +35,7 @@ class RgiMethod:
         norm: 'l2' or 'l1'; shared: one mask for all channels; masked: False for inversion without
             a mask (AnoGAN, the baselines of seed 000, appendix C).
         schedule: 'fast' or 'paper'.
+        lengths: (n,) typical length of each latent (see `latent_lengths`), for the fast schedule.
     """
 
     engine: GeneratorEngine
@@ -45,6 +46,7 @@ class RgiMethod:
     schedule: str = "fast"
     terms: tuple[ImageTerm, ...] = ()
     latent_weight: float = 0.0
+    lengths: Double | None = None
 
     def solve(
         self,
@@ -93,7 +95,9 @@ class RgiMethod:
         graduated = self.masked and not near
         rungs = np.array(_LADDER if graduated else (1.0,), np.float32)
         problem = self.inversion(targets, rungs[:, None] * lam[None])
-        return run(problem, Lbfgs(), (z,), limits, groups=targets.of_item, clock=clock)
+        return run(
+            problem, Lbfgs(scale=self.lengths), (z,), limits, groups=targets.of_item, clock=clock
+        )
 
     def _paper(
         self, targets: Targets, z: Float, lam: Float, limits: Limits, clock: Clock

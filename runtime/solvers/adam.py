@@ -55,6 +55,10 @@ class Adam:
         """See `Solver.done`."""
         return state.failed
 
+    def moved(self, state: AdamState) -> Bool:
+        """See `Solver.moved`."""
+        return np.ones_like(state.failed)
+
     def restart(self, state: AdamState, rows: Bool) -> AdamState:
         """See `Solver.restart`: the moments live on."""
         return state

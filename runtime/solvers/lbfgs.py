@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.runtime.solvers.protocol import Bool, Double, Float, Index, Variables
+from unblemish.runtime.solvers.protocol import Bool, Double, Index, Variables
 
 _SUFFICIENT = 1e-4  # Armijo's constant
 _CURVATURE = 1e-10  # smallest cosine between step and change of gradient that is remembered
@@ -18,13 +18,15 @@ _SHORTEST = 1e-3  # step lengths below this share of the direction are given up
 class LbfgsState:
     """Everything between two steps, rows in front.
 
-    z, value, gradient: the best accepted point. direction, length: the trial is z + length *
-    direction. s, y: past steps and changes of gradient, newest last; rho: 1 / (s y), 0 where empty.
-    fresh: the query is z itself, under an objective not yet evaluated. stuck: nothing helps.
+    u, value, gradient: the best accepted point, in scaled variables u = z / scale. direction,
+    length: the trial is u + length * direction; query: the same in z. s, y: past steps and changes
+    of gradient, newest last; rho: 1 / (s y), 0 where empty. fresh: the query is u itself, under an
+    objective not yet evaluated. moved: the last step was accepted. stuck: nothing helps.
     """
 
-    trial: Float
-    z: Double
+    query: Variables
+    trial: Double
+    u: Double
     value: Double
     gradient: Double
     direction: Double
@@ -33,12 +35,8 @@ class LbfgsState:
     y: Double
     rho: Double
     fresh: Bool
+    moved: Bool
     stuck: Bool
-
-    @property
-    def query(self) -> Variables:
-        """The trial points, (B, n)."""
-        return (self.trial,)
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,17 @@ class Lbfgs:
 
     Args:
         memory: pairs kept.
-        first: length of the very first step, in units of sqrt(n) (the norm of a typical latent).
+        scale: (n,) typical length of each variable, 1 / sqrt(diagonal of the Hessian): the metric
+            of the first step and of what the memory does not know. None: all alike, and the first
+            step goes half way to where the value would be zero if it were linear.
+        first: bound of a step without memory, in units of sqrt(n) (the norm of a typical latent).
         longest: bound of any step, in the same unit.
     Source: Nocedal & Wright, Numerical Optimization, algorithm 7.4 and section 3.5.
     """
 
     memory: int = 8
-    first: float = 0.3
+    scale: Double | None = None
+    first: float = 0.5
     longest: float = 1.5
 
     def init(self, start: Variables) -> LbfgsState:
@@ -65,9 +67,11 @@ class Lbfgs:
         (z,) = start
         rows, size = z.shape
         zeros = np.zeros((rows, size))
+        u = z / self._scale(size)
         return LbfgsState(
-            trial=np.array(z, np.float32),
-            z=z.astype(np.float64),
+            query=(np.array(z, np.float32),),
+            trial=u.copy(),
+            u=u,
             value=np.full(rows, np.inf),
             gradient=zeros.copy(),
             direction=zeros.copy(),
@@ -76,28 +80,37 @@ class Lbfgs:
             y=np.zeros((rows, self.memory, size)),
             rho=np.zeros((rows, self.memory)),
             fresh=np.ones(rows, np.bool_),
+            moved=np.zeros(rows, np.bool_),
             stuck=np.zeros(rows, np.bool_),
         )
 
+    def _scale(self, size: int) -> Double:
+        return np.ones(size) if self.scale is None else self.scale
+
     def step(self, state: LbfgsState, value: Double, gradient: Variables) -> LbfgsState:
         """See `Solver.step`."""
-        new = gradient[0].astype(np.float64)
+        new = gradient[0] * self._scale(gradient[0].shape[1])
         slope = np.einsum("bn,bn->b", state.direction, state.gradient) * state.length
         finite = np.isfinite(value)
         accepted = finite & (state.fresh | (value <= state.value + _SUFFICIENT * slope))
         state.stuck |= state.fresh & ~finite
         self._remember(state, new, accepted & ~state.fresh)
         self._shorten(state, value, slope, ~accepted)
-        state.z[accepted] = state.trial[accepted]
+        state.u[accepted] = state.trial[accepted]
         state.value[accepted] = value[accepted]
         state.gradient[accepted] = new[accepted]
         state.fresh[:] = False
+        state.moved[:] = accepted
         self._aim(state, accepted)
         return self._trial(state)
 
     def done(self, state: LbfgsState) -> Bool:
         """See `Solver.done`."""
         return state.stuck
+
+    def moved(self, state: LbfgsState) -> Bool:
+        """See `Solver.moved`."""
+        return state.moved
 
     def restart(self, state: LbfgsState, rows: Bool) -> LbfgsState:
         """See `Solver.restart`."""
@@ -107,11 +120,15 @@ class Lbfgs:
 
     def take(self, state: LbfgsState, rows: Index) -> LbfgsState:
         """See `Solver.take`."""
-        kept = {field.name: getattr(state, field.name)[rows] for field in fields(state)}
-        return replace(state, **kept)
+        kept = {
+            field.name: getattr(state, field.name)[rows]
+            for field in fields(state)
+            if field.name != "query"
+        }
+        return replace(state, query=(state.query[0][rows],), **kept)
 
     def _remember(self, state: LbfgsState, gradient: Double, rows: Bool) -> None:
-        s = state.trial - state.z
+        s = state.trial - state.u
         y = gradient - state.gradient
         product = np.einsum("bn,bn->b", s, y)
         size = np.linalg.norm(s, axis=1) * np.linalg.norm(y, axis=1)
@@ -139,20 +156,29 @@ class Lbfgs:
         """New direction and full step for these rows."""
         if not rows.any():
             return
-        direction = -_two_loop(state.gradient[rows], state.s[rows], state.y[rows], state.rho[rows])
-        unit = np.sqrt(direction.shape[1])
-        norm = np.linalg.norm(direction, axis=1)
+        direction = -_two_loop(
+            state.gradient[rows],
+            state.s[rows],
+            state.y[rows],
+            state.rho[rows],
+        )
         blind = state.rho[rows][:, -1] == 0
-        bound = np.where(blind, self.first, self.longest) * unit
-        # Without curvature the gradient has no length of its own: take the whole first step.
-        factor = np.where(blind, bound, np.minimum(norm, bound)) / np.maximum(norm, 1e-300)
-        state.direction[rows] = direction * factor[:, None]
+        if self.scale is None:
+            # Without curvature the gradient has no length of its own.
+            steep = np.maximum(np.square(state.gradient[rows]).sum(axis=1), 1e-300)
+            direction *= np.where(blind, 0.5 * np.abs(state.value[rows]) / steep, 1.0)[:, None]
+        size = direction.shape[1]
+        norm = np.linalg.norm(direction * self._scale(size), axis=1)
+        bound = np.where(blind, self.first, self.longest) * np.sqrt(size)
+        state.direction[rows] = direction * np.minimum(1, bound / np.maximum(norm, 1e-300))[:, None]
         state.length[rows] = 1.0
 
     def _trial(self, state: LbfgsState) -> LbfgsState:
         move = np.where(state.fresh | state.stuck, 0.0, state.length)
-        trial = (state.z + move[:, None] * state.direction).astype(np.float32)
-        return replace(state, trial=trial)
+        scale = self._scale(state.u.shape[1])
+        z = ((state.u + move[:, None] * state.direction) * scale).astype(np.float32)
+        # Where the step really goes: rounding is not small against the last steps.
+        return replace(state, query=(z,), trial=z / scale)
 
 
 def _two_loop(

@@ -31,7 +31,7 @@ class Limits:
     Args:
         max_steps: evaluations per item.
         tolerance: an item's stage ends when its best value fell by no more than this share of
-            itself over the last `patience` steps; 0 switches the test off.
+            itself over the last `patience` steps taken; 0 switches the test off.
         patience: length of that window, in steps.
         floor: values below it count as so large in that test: what lies at zero is never flat.
         deadline: time on the clock (seconds) at which the loop must have returned, or None.
@@ -114,7 +114,7 @@ class _Driver(Generic[S]):
         self.steps = np.zeros(count, np.intp)
         self.status = [Status.MAX_STEPS] * count
         self.trace: list[list[float]] = [[] for _ in range(count)]
-        self.window: list[list[float]] = [[] for _ in range(count)]  # best values of this stage
+        self.window: list[list[float]] = [[] for _ in range(count)]  # best of this stage by step
         self.state = self.solver.init(self.start)
 
     def advance(self) -> None:
@@ -141,11 +141,12 @@ class _Driver(Generic[S]):
                 self.value[item] = value[row]
                 for kept, group in zip(self.best, query, strict=True):
                     kept[item] = group[row]
-            self.window[item].append(float(self.value[item]))
 
     def _settle(self, value: Double) -> None:
         """Move items to their next stage, or out of the batch."""
         stuck = self.solver.done(self.state)
+        for item in self.active[self.solver.moved(self.state)]:
+            self.window[item].append(float(self.value[item]))
         spent = self.steps[self.active] >= self.limits.max_steps
         flat = np.array([self._flat(item) for item in self.active], np.bool_)
         last = self.stage[self.active] >= self.problem.stages - 1

@@ -46,6 +46,9 @@ class Solver(Protocol[S]):
     def done(self, state: S) -> Bool:
         """Rows (B,) that no further step can improve."""
 
+    def moved(self, state: S) -> Bool:
+        """Rows (B,) whose last step was taken; a refused trial says nothing about progress."""
+
     def restart(self, state: S, rows: Bool) -> S:
         """The objective of these rows changed: look at their best point again."""
 

@@ -37,12 +37,12 @@ def iterate(function: Function, start: NDArray[np.float32], steps: int) -> Lbfgs
 def test_lbfgs_finds_the_minimum_of_a_bowl() -> None:
     start = np.array([[1.0, -2.0, 0.5], [3.0, 1.0, 1.0]], np.float32)
     state = iterate(bowl, start, 40)
-    np.testing.assert_allclose(state.z, 0, atol=1e-4)
+    np.testing.assert_allclose(state.u, 0, atol=1e-4)
 
 
 def test_lbfgs_finds_the_minimum_of_rosenbrock() -> None:
     state = iterate(rosenbrock, np.array([[-1.2, 1.0]], np.float32), 80)
-    np.testing.assert_allclose(state.z, [[1, 1]], atol=1e-2)  # float32 gradients in a flat valley
+    np.testing.assert_allclose(state.u, [[1, 1]], atol=1e-2)  # float32 gradients in a flat valley
 
 
 def test_lbfgs_accepts_only_what_lowers_the_value() -> None:
@@ -62,7 +62,7 @@ def test_lbfgs_rows_do_not_influence_each_other() -> None:
     together = iterate(rosenbrock, start, 25)
     for row in range(5):
         alone = iterate(rosenbrock, start[row : row + 1], 25)
-        np.testing.assert_array_equal(alone.z[0], together.z[row])
+        np.testing.assert_array_equal(alone.u[0], together.u[row])
 
 
 def test_lbfgs_take_keeps_rows_as_they_are() -> None:
@@ -81,7 +81,7 @@ def test_lbfgs_backs_off_from_values_that_are_not_finite() -> None:
         return np.where(outside, np.inf, value), np.where(outside[:, None], 0, gradient)
 
     state = iterate(walled, np.array([[1.0, 0.0, 0.0]], np.float32), 40)
-    assert 0.5 <= state.z[0, 0] < 0.65
+    assert 0.5 <= state.u[0, 0] < 0.65
     assert np.isfinite(state.value[0])
 
 
@@ -99,7 +99,7 @@ def test_lbfgs_restart_evaluates_the_best_point_anew_and_keeps_its_memory() -> N
     rows = np.array([True, False])
     other = state.query[0][1].copy()
     state = solver.restart(state, rows)
-    np.testing.assert_array_equal(state.query[0][0], state.z[0].astype(np.float32))
+    np.testing.assert_array_equal(state.query[0][0], state.u[0].astype(np.float32))
     np.testing.assert_array_equal(state.query[0][1], other)
     assert (state.rho[0] > 0).any()
     higher = np.array([1e6, 0.0])  # accepted although higher: it is another objective
@@ -108,9 +108,23 @@ def test_lbfgs_restart_evaluates_the_best_point_anew_and_keeps_its_memory() -> N
 
 
 @pytest.mark.parametrize("size", [1, 19, 512])
-def test_lbfgs_first_step_has_the_stated_length(size: int) -> None:
-    solver = Lbfgs(first=0.3)
-    state = solver.init((np.zeros((1, size), np.float32),))
-    gradient = np.full((1, size), 1e-7, np.float32)
-    state = solver.step(state, np.ones(1), (gradient,))
-    assert np.linalg.norm(state.query[0]) == pytest.approx(0.3 * np.sqrt(size), rel=1e-5)
+def test_lbfgs_first_step_is_bounded_and_goes_half_way_to_zero(size: int) -> None:
+    solver = Lbfgs(first=0.5)
+    state = solver.init((np.zeros((2, size), np.float32),))
+    gradient = np.full((2, size), 2.0, np.float32)
+    value = np.array([1e9, 0.1])  # linear with slope |g| = 2 sqrt(n), the second is zero at 0.05
+    state = solver.step(state, value, (gradient,))
+    far, near = np.linalg.norm(state.query[0], axis=1)
+    assert far == pytest.approx(0.5 * np.sqrt(size), rel=1e-5)
+    assert near == pytest.approx(0.5 * 0.1 / (2 * np.sqrt(size)), rel=1e-5)
+
+
+def test_lbfgs_with_the_right_scale_solves_a_separable_bowl_at_once() -> None:
+    weight = np.array([1.0, 10.0, 1000.0])
+    solver = Lbfgs(scale=1 / np.sqrt(2 * weight))
+    state = solver.init((np.array([[0.3, -0.2, 0.1]], np.float32),))
+    for _ in range(2):
+        z = state.query[0].astype(np.float64)
+        gradient = (2 * weight * z).astype(np.float32)
+        state = solver.step(state, (weight * z**2).sum(axis=1), (gradient,))
+    np.testing.assert_allclose(state.u, 0, atol=1e-5)
