@@ -96,10 +96,10 @@ def test_training_starts_from_the_closed_form_and_improves_on_it(
     normals: Path, tmp_path: Path
 ) -> None:
     start = train(normals, tmp_path / "start.pt", _options(steps=1, held_back=0.25))
-    longer = train(normals, tmp_path / "longer.pt", _options(steps=60, held_back=0.25))
+    longer = train(normals, tmp_path / "longer.pt", _options(steps=200, held_back=0.25))
     # The images spread by more than 0.1 around their mean.
-    assert start.figures["held_back_rmse"] < 0.1
-    assert longer.losses[-1] < start.losses[0]
+    assert start.figures["held_back_rmse"] < 0.02
+    assert np.mean(longer.losses[-20:]) < np.mean(longer.losses[:20]) - 0.1
     assert (start.images, start.held_back) == (9, 3)
 
 
