@@ -26,8 +26,8 @@ _rules.load()
 
 # Floating results that are constant almost everywhere, or depend on shapes alone.
 ZERO_GRADIENT = frozenset(
-    {"Ceil", "Floor", "Round", "Sign", "Shape", "Size", "ConstantOfShape", "EyeLike", "OneHot",
-     "Range", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
+    {"Ceil", "Floor", "Round", "Sign", "Shape", "Size", "ConstantOfShape", "EyeLike",
+     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
      "Multinomial", "ArgMax", "ArgMin", "NonZero", "QuantizeLinear", "Hardmax"}
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ FAMILIES = (
     "arithmetic",
     "convolution",
     "cropping",
+    "generated",
     "indexing",
     "layout",
     "matmul",
