@@ -256,6 +256,60 @@ def test_pair_refuses_a_missing_cotangent(backend: Backend, write: Write) -> Non
         pair.backward({"norm": np.zeros(1, np.float32)})
 
 
+def test_openvino_pair_keeps_its_answer_beyond_the_compiled_shapes(
+    write: Write, rng: np.random.Generator
+) -> None:
+    pytest.importorskip("openvino")
+    from unblemish.runtime.backends.openvino import FIXED_SHAPES
+
+    pair = open_backend("openvino", threads=1).pair(write(FORWARD), write(BACKWARD))
+    for batch in (*range(1, FIXED_SHAPES + 4), 2, FIXED_SHAPES + 3):
+        x, ct = latents(rng, batch), rng.standard_normal((batch, 3)).astype(np.float32)
+        pair.forward({"x": x})
+        np.testing.assert_allclose(
+            pair.backward({"y": ct})["x"], gradient(x, ct), atol=TOLERANCE * 5
+        )
+
+
+def test_pair_hands_feature_maps_over(
+    any_backend: Backend, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """A feature map inside, one that is an output as well, and an input kept for the way back."""
+    torch = pytest.importorskip("torch")
+    weight = rng.standard_normal((4, 4, 3, 3)).astype(np.float32)
+    forward = write_with_weight(
+        "g (float[batch,4,h,w] x) => (float[batch,4,h,w] y, float[batch,4,h,w] map) "
+        "{ c = Conv<pads=[1,1,1,1]>(x, W) map = Tanh(c) d = Conv<pads=[1,1,1,1]>(map, W) "
+        "e = Mul(d, x) y = Sigmoid(e) }",
+        weight,
+        tmp_path / "forward.onnx",
+    )
+    backward = write_with_weight(
+        "g (float[batch,4,h,w] x, float[batch,4,h,w] map, float[batch,4,h,w] y, "
+        "float[batch,4,h,w] ct_y) => (float[batch,4,h,w] grad_x) {"
+        "one = Constant<value = float {1}>() s = Sub(one, y) t = Mul(s, y) ct_e = Mul(t, ct_y) "
+        "d = Conv<pads=[1,1,1,1]>(map, W) direct = Mul(ct_e, d) ct_d = Mul(ct_e, x) "
+        "ct_map = ConvTranspose<pads=[1,1,1,1]>(ct_d, W) q = Mul(map, map) u = Sub(one, q) "
+        "ct_c = Mul(ct_map, u) through = ConvTranspose<pads=[1,1,1,1]>(ct_c, W) "
+        "grad_x = Add(direct, through) }",
+        weight,
+        tmp_path / "backward.onnx",
+    )
+    pair = any_backend.pair(forward, backward)
+    for shape in ((1, 4, 6, 5), (2, 4, 3, 7), (1, 4, 6, 5)):
+        x, ct = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+        leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        w = torch.tensor(weight).double()
+        inner = torch.tanh(torch.nn.functional.conv2d(leaf, w, padding=1))
+        y = torch.sigmoid(torch.nn.functional.conv2d(inner, w, padding=1) * leaf)
+        y.backward(torch.tensor(ct).double())
+        outputs = pair.forward({"x": x})
+        assert set(outputs) == {"y"}
+        np.testing.assert_allclose(outputs["y"], y.detach().numpy(), atol=CONV_TOLERANCE)
+        result = pair.backward({"y": ct})["x"]
+        np.testing.assert_allclose(result, leaf.grad.numpy(), atol=CONV_TOLERANCE * 10)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_pair_refuses_a_cotangent_of_another_batch(batch: int, write: Write) -> None:
     # One engine: ONNX Runtime broadcasts, or fails in words of its own.
