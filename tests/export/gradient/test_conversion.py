@@ -16,7 +16,8 @@ TOLERANCE = 1e-5
 CONSTANTS = {
     "up": np.array([1, 1, 1.5, 2.5], np.float32), "odd": np.array([1, 1, 3, 3], np.float32),
     "zero": np.array([0, 0], np.int64), "end": np.array([1, 2], np.int64),
-    "k": np.array([2], np.int64), "s": np.array([0.5, 1.5], np.float32), "v": np.array([1.0, 2.0], np.float32),
+    "k": np.array([2], np.int64), "s": np.array([0.5, 1.5], np.float32),
+    "v": np.array([1.0, 2.0], np.float32),
 }  # fmt: skip
 
 

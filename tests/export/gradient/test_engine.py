@@ -388,3 +388,36 @@ def test_one_dimension_of_everything_may_be_symbolic(check_gradients):
 
     for size in ({"N": 1, "H": 9, "W": 6}, {"N": 3, "H": 1, "W": 19}):
         check_gradients(model, function, sizes=size)
+
+
+def test_the_gradient_of_the_gradient_gives_products_with_the_jacobian():
+    """`fused` is linear in its cotangent c: with g = Jᵀ c, the gradient of ⟨v, g⟩ by c is J v."""
+    first = differentiate(chain(), wrt=["x"]).fused
+    second = differentiate(first, wrt=["ct_y"], outputs=["grad_x"]).fused
+    rng = np.random.default_rng(4)
+    x, v = rng.standard_normal((2, 2, 2, 9, 9)).astype(np.float32)
+    feeds = {"x": x, "ct_grad_x": v, "ct_y": np.zeros((2, 3, 9, 9), np.float32)}
+    found = ort.InferenceSession(second.SerializeToString()).run(["grad_ct_y"], feeds)[0]
+    w, b = (torch.tensor(numpy_helper.to_array(t)) for t in chain().graph.initializer)
+
+    def function(x):
+        return torch.tanh(F.relu(F.conv2d(x, w, b, padding=1)))
+
+    _, expected = torch.func.jvp(function, (torch.tensor(x),), (torch.tensor(v),))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_that_repeat_inputs_and_constants_pass_through(check_gradients):
+    model = parse("y = Identity(x) z = Mul(x, x) k = Constant<value_float = 2.0>() q = Mul(z, k)",
+                  y="float[3] y, float[3] z, float k, float[3] q")  # fmt: skip
+
+    def function(x):
+        return x.clone(), x * x, torch.tensor(2.0, requires_grad=True), 2 * x * x
+
+    # A Constant of a plain float is float32: there is no float64 form of this model.
+    check_gradients(model, function, differences=False)
+
+
+def test_operands_that_cannot_be_broadcast_are_refused():
+    with pytest.raises(ModelError, match="shape"):
+        differentiate(parse("y = Add(x, z)", "float[3] x, float[4] z"))
