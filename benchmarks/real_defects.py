@@ -2,7 +2,8 @@
 
     python benchmarks/real_defects.py BUNDLE DATA [--normals DIR --share 0.1] [--out DIR] ...
 
-DATA is in MVTec layout. Every mode gets a copy of the bundle, calibrated for itself on normals that training kept out (never
+DATA is in MVTec layout. Every mode gets a copy of the bundle, calibrated for itself on normals
+that training kept out (never
 on the test images), and is then run over DATA/test as `unblemish inspect --truth` runs. `none` is
 the encoder's reconstruction (the residual of an autoencoder), `l2` the inversion without a mask
 whose residual AnoGAN thresholds, `rgi` and `rrgi` seed 000, eqs. 3 and 4.
