@@ -45,9 +45,7 @@ def fit_ppca(samples: Tensor, latent: int) -> Ppca:
     count, elements = samples.shape
     mean = samples.mean(0)
     centred = samples - mean
-    # The covariance has at most `count` eigenvalues above 0: those of the smaller Gram matrix.
-    values, vectors = torch.linalg.eigh((centred @ centred.T).double() / count)
-    values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
+    values, vectors = _eigen(centred)
     if float(values[0]) <= 1e-9 * elements:
         raise CalibrationError(
             "all normal images are equal, so there is no variation to learn. Give different images."
@@ -58,9 +56,7 @@ def fit_ppca(samples: Tensor, latent: int) -> Ppca:
     signal[:kept] = (values[:kept] - noise).clamp_min(0.0)
     total = signal + noise
     axes = torch.zeros(elements, latent)
-    active = values[:kept] > noise
-    scale = (count * values[:kept]).clamp_min(1e-12).rsqrt()
-    axes[:, :kept] = (centred.T @ vectors[:, :kept].float()) * (scale * active).float()
+    axes[:, :kept] = vectors[:, :kept] * (values[:kept] > noise)
     return Ppca(
         axes * signal.sqrt().float(),
         (axes * (signal.sqrt() / total).float()).T.contiguous(),
@@ -68,6 +64,22 @@ def fit_ppca(samples: Tensor, latent: int) -> Ppca:
         noise,
         torch.where(signal > 0, noise / total, torch.ones_like(total)).float(),
     )
+
+
+def _eigen(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (float64) and eigenvectors (float32 columns) of the covariance, largest first.
+
+    With fewer samples than elements they come from the smaller Gram matrix, X X^T / n =
+    V diag(l) V^T: the covariance's eigenvectors are X^T V / sqrt(n l).
+    """
+    count, elements = centred.shape
+    if elements <= count:
+        values, vectors = torch.linalg.eigh((centred.T @ centred).double() / count)
+        return values.flip(0).clamp_min(0.0), vectors.flip(1).float()
+    values, vectors = torch.linalg.eigh((centred @ centred.T).double() / count)
+    values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
+    scale = (count * values).clamp_min(1e-12).rsqrt()
+    return values, (centred.T @ vectors.float()) * scale.float()
 
 
 @torch.no_grad()
