@@ -5,8 +5,8 @@ axes, the last axis first. Along one axis the element at tap t of window o is x[
 window gives its cotangent to the last tap that exceeds all taps before it, and a transposed
 convolution by one-hot kernels brings the taps back to their places. Ties thus go to the first
 element in row-major order, as in torch. Taps are compared with each other and never with the
-pool's output, which an engine may hold in another precision. Indices are not used: engines compute
-them slowly (sixteen times the plain pool in ONNX Runtime on 64 channels of 112 × 112) or not at all.
+pool's output, which an engine may hold in another precision. Indices are not used: engines have
+them slowly (sixteen times the plain pool in ONNX Runtime on 64 channels of 112 × 112) or not.
 """
 
 from __future__ import annotations
