@@ -105,8 +105,8 @@ def calibrate(
         calibration=calibration,
         lam=lam,
         tuning=tuning,
-        plain=settled.plain,
-        weighted=settled.weighted,
+        views={view.name: view.trial for view in settled.views},
+        view=settled.view.name,
         reject=settled.reject,
         normal_scores=settled.normal_scores,
         defect_scores=settled.defect_scores,
@@ -158,7 +158,8 @@ def _calibration(tuning: Tuning, settled: Settled, false_reject: float, seed: in
         open_radius=cleaning.open_radius,
         min_area=cleaning.min_area,
         region_threshold=cleaning.region_threshold,
-        weight_file=None if weight is None else WEIGHT_FILE,
+        level=None if weight is None else weight.level,
+        weight_file=None if weight is None or weight.values is None else WEIGHT_FILE,
         false_reject_rate=false_reject,
         observed_false_reject_rate=settled.reject.observed_rate,
         threshold_method=settled.reject.method,
@@ -173,11 +174,12 @@ def _calibration(tuning: Tuning, settled: Settled, false_reject: float, seed: in
 
 def _write(bundle: Bundle, lam: float, calibration: Calibration, settled: Settled) -> Bundle:
     weight = settled.view.weight
+    values = None if weight is None else weight.values
     before = bundle.manifest.calibration
-    stale = before is not None and before.weight_file is not None and weight is None
+    stale = before is not None and before.weight_file is not None and values is None
     return update_bundle(
         bundle,
-        files=None if weight is None else {WEIGHT_FILE: encode_weight(weight)},
+        files=None if values is None else {WEIGHT_FILE: encode_weight(values)},
         drop=(WEIGHT_FILE,) if stale else (),
         rgi=bundle.manifest.rgi.model_copy(update={"lam": lam}),
         calibration=calibration,

@@ -52,7 +52,7 @@ def chosen_rows(result: CalibrationResult) -> list[tuple[str, str, str]]:
     return [
         ("lambda", f"{result.lam:.4g}", f"best of {len(result.tuning.trials)} by mean Dice"),
         ("smoothing", f"{c.smoothing_sigma:g} px", "sigma of the best mean Dice"),
-        ("per-pixel weights", "yes" if c.weight_file else "no", _weights(result)),
+        ("weights", result.view, _weights(result)),
         (
             "pixel threshold",
             f"{c.pixel_threshold:.4g}",
@@ -90,9 +90,7 @@ def _chosen(result: CalibrationResult) -> Table:
 
 
 def _weights(result: CalibrationResult) -> str:
-    if result.weighted is None:
-        return "too few normal images, or tiles"
-    return f"mean Dice {result.weighted.dice:.3f} with, {result.plain.dice:.3f} without"
+    return "mean Dice: " + ", ".join(f"{n} {t.dice:.3f}" for n, t in result.views.items())
 
 
 def _rate(result: CalibrationResult) -> str:

@@ -47,8 +47,8 @@ class CalibrationResult:
         bundle: with the calibration written.
         calibration: what was written; `lam` the lambda in the bundle's RGI settings.
         tuning: every lambda tried.
-        plain, weighted: best smoothing without and with per-pixel weights; `weighted` is None
-            where there were too few normals or the bundle cuts tiles.
+        views: best smoothing by way of weighing the scores ('plain', 'level', 'weights', 'weights
+            and level'; weights by place need 40 normals and no tiles); `view` the one chosen.
         reject: the image threshold and what it is worth.
         normal_scores, defect_scores: image scores of the normals and the synthetic defects.
         clean_normals: share of the normals whose mask is empty.
@@ -61,8 +61,8 @@ class CalibrationResult:
     calibration: Calibration
     lam: float
     tuning: Tuning
-    plain: Trial
-    weighted: Trial | None
+    views: dict[str, Trial]
+    view: str
     reject: TailThreshold
     normal_scores: NDArray[np.float64]
     defect_scores: NDArray[np.float64]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from unblemish.calibration.metrics import image_auroc
 from unblemish.calibration.normals import KINDS
 from unblemish.calibration.result import Example, KindFigures
 from unblemish.calibration.scores import Score
-from unblemish.calibration.spread import can_weight, cross_weights
+from unblemish.calibration.spread import can_weigh_places, cross_weights, fit_level
 from unblemish.calibration.thresholds import TailThreshold, reject_threshold
 from unblemish.calibration.tuning import (
     SIGMAS,
@@ -28,11 +28,11 @@ from unblemish.calibration.tuning import (
 from unblemish.runtime.decision import image_score, smooth
 from unblemish.runtime.weighting import ScoreWeight
 
-Weigh = Callable[[Score], Score]
+Pair = tuple[ScoreWeight, ScoreWeight]
 Scores = NDArray[np.float64]
 
 IMAGE_SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # px of frames up to 400 px
-WORTHWHILE = 0.005  # mean Dice that the weights must add to be kept
+WORTHWHILE = 0.005  # mean Dice that weights must add to be kept
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class View:
     """How raw score maps are looked at: weights, then smoothing.
 
     Args:
+        name: 'plain', 'level', 'weights' or 'weights and level'.
         weight: for new images; None leaves the scores as they are.
-        crossed: for normal image i, the weights of the half that it is not in, at i % 2.
+        crossed: for normal image i, weights that have not seen it, at i % 2.
         trial: smoothing and threshold of the largest mean Dice of the synthetic images.
     """
 
+    name: str
     weight: ScoreWeight | None
     crossed: tuple[ScoreWeight, ScoreWeight] | None
     trial: Trial
@@ -67,8 +69,7 @@ class Settled:
     """Everything that follows from the score maps; see `CalibrationResult` for the fields."""
 
     view: View
-    plain: Trial
-    weighted: Trial | None
+    views: tuple[View, ...]
     cleaning: Cleaning
     reject: TailThreshold
     image_sigma: float
@@ -97,9 +98,10 @@ def settle(
     Raises: CalibrationError where there are too few normals.
     """
     side = min(frame)
-    plain, weighted = _views(preprocess, normals, defects, samples, lam, side)
-    better = weighted is not None and weighted.trial.dice >= plain.trial.dice + WORTHWHILE
-    view = weighted if weighted is not None and better else plain
+    views = _views(preprocess, normals, defects, samples, lam, side)
+    view = views[0]
+    for other in views[1:]:
+        view = other if other.trial.dice >= view.trial.dice + WORTHWHILE else view
     cleaning = choose_cleaning(
         (
             (view.smooth(view.new(score)), sample.mask)
@@ -114,8 +116,7 @@ def settle(
     reject = reject_threshold(normal_scores, false_reject)
     return Settled(
         view=view,
-        plain=plain.trial,
-        weighted=None if weighted is None else weighted.trial,
+        views=views,
         cleaning=cleaning,
         reject=reject,
         image_sigma=sigma,
@@ -134,20 +135,44 @@ def _views(
     samples: Sequence[SyntheticDefect],
     lam: float,
     side: int,
-) -> tuple[View, View | None]:
+) -> tuple[View, ...]:
+    """Every way of weighing that these images allow, the simpler first."""
     sigmas = scaled_sigmas(SIGMAS, side)
     levels = score_levels(preprocess.high - preprocess.low)
 
-    def trial(weigh: Callable[[Score], Score]) -> Trial:
+    def view(name: str, weight: ScoreWeight | None, crossed: Pair | None) -> View:
         pairs = zip(defects, samples, strict=True)
+        weigh = weight or _as_it_is
         curves = [smoothing_curves(weigh(score), s.mask, levels, sigmas) for score, s in pairs]
-        return best_trial(lam, curves, levels, sigmas)
+        return View(name, weight, crossed, best_trial(lam, curves, levels, sigmas))
 
-    plain = View(None, None, trial(lambda score: score))
-    if not can_weight(preprocess, len(normals)):
-        return plain, None
-    weight, crossed = cross_weights(normals, preprocess)
-    return plain, View(weight, crossed, trial(weight))
+    even = ScoreWeight(None, preprocess)
+    views = [view("plain", None, None)]
+    views += _levelled(view, "level", even, (even, even), normals)
+    if can_weigh_places(preprocess, len(normals)):
+        weight, crossed = cross_weights(normals, preprocess)
+        views.append(view("weights", weight, crossed))
+        views += _levelled(view, "weights and level", weight, crossed, normals)
+    return tuple(views)
+
+
+def _levelled(
+    view: Callable[[str, ScoreWeight, Pair], View],
+    name: str,
+    weight: ScoreWeight,
+    crossed: Pair,
+    normals: Sequence[Score],
+) -> list[View]:
+    """The view with the level of frames beside the weights by place, where there is a level."""
+    level = fit_level(crossed[i % 2](score) for i, score in enumerate(normals))
+    if level is None:
+        return []
+    pair = replace(crossed[0], level=level), replace(crossed[1], level=level)
+    return [view(name, replace(weight, level=level), pair)]
+
+
+def _as_it_is(score: Score) -> Score:
+    return score
 
 
 def _image_scores(

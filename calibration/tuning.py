@@ -78,16 +78,14 @@ def dice_curve(
     score: NDArray[np.float32], truth: NDArray[np.bool_], levels: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Dice of the masks score > level, one per level (ascending)."""
-    bins = np.searchsorted(levels, score.ravel(), side="left")
-    inside = truth.ravel()
-    true = _above(bins[inside], levels.size)
-    found = _above(bins, levels.size)
-    return np.asarray(2 * true / (found + np.count_nonzero(inside)))
+    inside = score[truth]
+    found, true = _above(score.ravel(), levels), _above(inside, levels)
+    return np.asarray(2 * true / (found + inside.size))
 
 
-def _above(bins: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Number of entries above level i: those whose bin is at least i + 1."""
-    return np.asarray(np.bincount(bins, minlength=count + 1)[::-1].cumsum()[::-1][1:])
+def _above(values: NDArray[np.float32], levels: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of values above each level."""
+    return np.asarray(values.size - np.searchsorted(np.sort(values), levels, side="right"))
 
 
 def smoothing_curves(

@@ -154,14 +154,14 @@ def test_calibrate_weighs_pixels_where_normals_stray_and_drops_stale_weights(
     shutil.copytree(normals_dir, restless)
     _with_a_restless_half(restless)
     result = calibrate(part_bundle, restless, images=16)
-    assert result.weighted is not None
-    assert result.weighted.dice > result.plain.dice + 0.005
+    assert "weights" in result.view
+    assert result.views[result.view].dice > result.views["plain"].dice + 0.005
     assert result.calibration.weight_file == "score_weights.npy"
     weight = load_weight(Bundle.open(part_bundle.path))
     assert weight is not None
     assert weight.values[:, :12].mean() > 1.5 * weight.values[:, 20:].mean()
     calm = calibrate(result.bundle, normals_dir, images=IMAGES, share=0.5)
-    assert calm.weighted is None  # 20 normals are too few for two halves
+    assert set(calm.views) == {"plain", "level"}  # 20 normals are too few for two halves
     assert calm.calibration.weight_file is None
     reopened = Bundle.open(part_bundle.path)
     assert "score_weights.npy" not in reopened.manifest.files
@@ -244,6 +244,6 @@ def test_calibrate_takes_tiles(part_bundle, normals_dir) -> None:
     preprocess = part_bundle.manifest.preprocess.model_copy(update={"geometry": "tiles"})
     tiled = update_bundle(part_bundle, preprocess=preprocess)
     result = calibrate(tiled, normals_dir, images=IMAGES, share=0.25)
-    assert result.weighted is None
+    assert set(result.views) == {"plain", "level"}
     assert result.calibration.weight_file is None
     assert Bundle.open(tiled.path).manifest.calibration == result.calibration

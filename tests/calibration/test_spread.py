@@ -7,7 +7,8 @@ import pytest
 
 from unblemish.bundle.manifest import Preprocess
 from unblemish.calibration.scores import ScoreStore
-from unblemish.calibration.spread import can_weight, cross_weights, fit_weight
+from unblemish.calibration.spread import can_weigh_places, cross_weights, fit_level, fit_values
+from unblemish.runtime.weighting import ScoreWeight
 
 PREPROCESS = Preprocess(width=20, height=20, channels=1, low=-1.0, high=1.0)
 
@@ -18,8 +19,8 @@ def _scores(count: int, rng: np.random.Generator):
     return [np.abs(rng.normal(0, scale)).astype(np.float32) for _ in range(count)]
 
 
-def test_fit_weight_evens_out_the_spread(rng) -> None:
-    weight = fit_weight(_scores(60, rng), PREPROCESS)
+def test_fit_values_evens_out_the_spread(rng) -> None:
+    weight = ScoreWeight(fit_values(_scores(60, rng), PREPROCESS), PREPROCESS)
     fresh = np.mean([weight(score) for score in _scores(200, rng)], axis=0)
     left, right = fresh[:, :15].mean(), fresh[:, 25:].mean()
     # Before, 8 to 1; the floor b = 1/4 leaves (s / (s + m / 4)), 0.89 to 0.50 of m.
@@ -39,10 +40,10 @@ def test_cross_weights_have_not_seen_their_image(rng) -> None:
 
 
 @pytest.mark.parametrize(("normals", "expected"), [(39, False), (40, True)])
-def test_can_weight_needs_twenty_normals_in_each_half(normals, expected) -> None:
-    assert can_weight(PREPROCESS, normals) is expected
+def test_weights_by_place_needs_twenty_normals_in_each_half(normals, expected) -> None:
+    assert can_weigh_places(PREPROCESS, normals) is expected
     tiles = PREPROCESS.model_copy(update={"geometry": "tiles"})
-    assert not can_weight(tiles, normals)
+    assert not can_weigh_places(tiles, normals)
 
 
 def test_score_store_returns_what_it_was_given_and_leaves_nothing(rng) -> None:
@@ -57,3 +58,11 @@ def test_score_store_returns_what_it_was_given_and_leaves_nothing(rng) -> None:
         with pytest.raises(IndexError):
             store[3]
     assert not folder.exists()
+
+
+def test_fit_level_takes_the_typical_and_the_largest_median() -> None:
+    frames = [np.full((8, 8), value, np.float32) for value in (0.1, 0.2, 0.25, 0.5, 0.2)]
+    level = fit_level(frames)
+    assert level is not None
+    assert level == pytest.approx((0.2, 0.5))
+    assert fit_level([np.zeros((8, 8), np.float32)] * 3) is None

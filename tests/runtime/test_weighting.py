@@ -8,7 +8,14 @@ import pytest
 from unblemish.bundle import update_bundle
 from unblemish.bundle.manifest import Preprocess
 from unblemish.errors import BundleError, ShapeError
-from unblemish.runtime.weighting import ScoreWeight, encode_weight, load_weight, weight_of
+from unblemish.runtime.weighting import (
+    Level,
+    ScoreWeight,
+    encode_weight,
+    frame_level,
+    load_weight,
+    weight_of,
+)
 
 
 def _preprocess(geometry: str = "stretch") -> Preprocess:
@@ -64,12 +71,40 @@ def test_weights_return_from_the_bundle(make_bundle, rng) -> None:
     bundle = make_bundle(channels=1)
     assert load_weight(bundle) is None
     values = rng.uniform(0.5, 2, (16, 16)).astype(np.float32)
-    weight = ScoreWeight(values, bundle.manifest.preprocess)
-    calibration = bundle.manifest.calibration.model_copy(update={"weight_file": "w.npy"})
-    updated = update_bundle(bundle, files={"w.npy": encode_weight(weight)}, calibration=calibration)
+    changes = {"weight_file": "w.npy", "level": (0.1, 0.3)}
+    calibration = bundle.manifest.calibration.model_copy(update=changes)
+    updated = update_bundle(bundle, files={"w.npy": encode_weight(values)}, calibration=calibration)
     loaded = load_weight(updated)
     assert loaded is not None
     np.testing.assert_array_equal(loaded.values, values)
+    assert loaded.level == Level(0.1, 0.3)
+
+
+def test_level_evens_out_frames_up_to_the_roughest_normal() -> None:
+    level = Level(0.1, 0.3)
+    flat = np.full((20, 30), 0.1, np.float32)
+    assert level.factor(flat) == pytest.approx(1.0)
+    assert level.factor(2 * flat) == pytest.approx(1.5 * 0.1 / (0.2 + 0.05))
+    assert level.factor(0 * flat) == pytest.approx(3.0)
+    # A frame that is wrong all over must not excuse itself.
+    assert level.factor(50 * flat) == level.factor(3 * flat)
+
+
+def test_score_weight_levels_what_is_weighted_already(rng) -> None:
+    score = rng.random((30, 40)).astype(np.float32)
+    twice = ScoreWeight(np.full((16, 24), 2.0, np.float32), _preprocess(), Level(0.5, 5.0))
+    once = ScoreWeight(None, _preprocess(), Level(0.5, 5.0))
+    np.testing.assert_allclose(twice(score), once(2 * score), rtol=1e-5)
+    assert ScoreWeight(None, _preprocess())(score) is not score
+    np.testing.assert_array_equal(ScoreWeight(None, _preprocess())(score), score)
+
+
+def test_frame_level_is_the_median_also_of_large_frames(rng) -> None:
+    small = rng.random((31, 17)).astype(np.float32)
+    assert frame_level(small) == pytest.approx(float(np.median(small)))
+    large = rng.random((1500, 2000)).astype(np.float32)
+    # 100,000 samples of a uniform law: standard error of the median 0.5 / sqrt(n) = 0.0016.
+    assert frame_level(large) == pytest.approx(0.5, abs=0.008)
 
 
 def test_damaged_weights_are_a_bundle_error(make_bundle) -> None:

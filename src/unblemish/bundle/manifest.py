@@ -114,6 +114,9 @@ class Calibration(_Record):
     region_threshold: float = Field(
         0.0, ge=0, description="regions whose largest score is not above are dropped"
     )
+    level: tuple[Positive, Positive] | None = Field(
+        None, description="median score of normal frames, typical and largest"
+    )
     weight_file: str | None = Field(
         None, description="npy of per-pixel score weights at the model's size"
     )
