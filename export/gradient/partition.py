@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import onnx
 
+from unblemish.errors import MissingDependencyError
+
 NOMINAL = 32
 """Size that a symbolic dimension counts as."""
 
@@ -76,10 +78,12 @@ def _cut(
     constants: Callable[[str], bool],
 ) -> set[str]:
     """Values that are computed on the way there (their first vertex is on the source's side)."""
-    import networkx  # type: ignore[import-untyped]
-
     if not needed:
         return set()
+    try:
+        import networkx  # type: ignore[import-untyped]
+    except ModuleNotFoundError as cause:
+        raise MissingDependencyError("networkx", "onnx", "choosing what to keep") from cause
     graph = networkx.DiGraph()
     pending, seen = list(needed), set(needed)
     for name in needed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from unblemish.errors import ModelError, UnsupportedOperatorError
+from unblemish.errors import MissingDependencyError, ModelError, UnsupportedOperatorError
 from unblemish.export import differentiate
 
 HEAD = '<ir_version: 10, opset_import: ["": 21]>'
@@ -421,3 +423,14 @@ def test_outputs_that_repeat_inputs_and_constants_pass_through(check_gradients):
 def test_operands_that_cannot_be_broadcast_are_refused():
     with pytest.raises(ModelError, match="shape"):
         differentiate(parse("y = Add(x, z)", "float[3] x, float[4] z"))
+
+
+def test_importing_the_room_does_not_import_onnx():
+    code = "import unblemish.export, sys; sys.exit('onnx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_missing_optional_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "networkx", None)
+    with pytest.raises(MissingDependencyError, match=r"networkx.*unblemish\[onnx\]"):
+        differentiate(chain(), wrt=["x"])
