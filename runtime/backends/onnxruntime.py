@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -58,6 +59,8 @@ def open_session(path: str, threads: int | None) -> ort.InferenceSession:
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    if _share_arena():
+        options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
@@ -65,6 +68,23 @@ def open_session(path: str, threads: int | None) -> ort.InferenceSession:
             f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}. "
             "Export the bundle again, or upgrade onnxruntime."
         ) from error
+
+
+@functools.cache
+def _share_arena() -> bool:
+    """One arena for all sessions of the process: they run in turn and need no scratch of their own.
+
+    Measured on a 7.6 M parameter generator with its backward graph and encoder: 272 instead of
+    312 MB resident.
+    """
+    memory = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    try:
+        ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, -1, -1, -1))
+    except Exception:  # registered already, by whoever shares this process; or not offered
+        return False
+    return True
 
 
 class Bound:
