@@ -15,6 +15,7 @@ from unblemish.export.gradient.rules.shapes import (
     length_of,
     part,
     reshape_like,
+    scatter_add,
     vector,
 )
 
@@ -37,15 +38,11 @@ def gather(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
             return [_ungather(ctx, flat, places, size, axis), None]
     if axis == 0:
         column = ctx.op("Reshape", _int64(ctx, indices), vector(ctx, [-1, 1]))
-        grad = ctx.op("ScatterND", ctx.zeros_like(x), column, flat, reduction="add")
-        return [grad, None]
+        return [scatter_add(ctx, "ScatterND", ctx.shape(x), column, flat), None]
     row = [-1 if i == axis else 1 for i in range(ctx.rank(x))]
     spread = ctx.op("Reshape", indices, vector(ctx, row))
     spread = ctx.op("Expand", spread, ctx.shape(flat))
-    return [
-        ctx.op("ScatterElements", ctx.zeros_like(x), spread, flat, axis=axis, reduction="add"),
-        None,
-    ]
+    return [scatter_add(ctx, "ScatterElements", ctx.shape(x), spread, flat, axis=axis), None]
 
 
 def _merged(ctx: RuleContext, ct: Name, x: Name, indices: Name, axis: int) -> Name:
@@ -93,15 +90,8 @@ def gather_elements(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> N
     """Add every element of the cotangent where it was taken."""
     x, indices = node.inputs
     axis = node.attributes.get("axis", 0)
-    grad = ctx.op(
-        "ScatterElements",
-        ctx.zeros_like(x),
-        indices,
-        _given(cotangents),
-        axis=axis,
-        reduction="add",
-    )
-    return [grad, None]
+    ct = _given(cotangents)
+    return [scatter_add(ctx, "ScatterElements", ctx.shape(x), indices, ct, axis=axis), None]
 
 
 @rule("GatherND")
@@ -109,8 +99,7 @@ def gather_nd(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
     """Add every slice of the cotangent where it was taken."""
     x, indices = node.inputs
     whole = _with_batch(ctx, indices, x, node.attributes.get("batch_dims", 0))
-    grad = ctx.op("ScatterND", ctx.zeros_like(x), whole, _given(cotangents), reduction="add")
-    return [grad, None]
+    return [scatter_add(ctx, "ScatterND", ctx.shape(x), whole, _given(cotangents)), None]
 
 
 def _with_batch(ctx: RuleContext, indices: Name, x: Name, batch_dims: int) -> Name:

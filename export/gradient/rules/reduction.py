@@ -143,9 +143,17 @@ def reduce_prod(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names
 
 @rule("ReduceMax", "ReduceMin")
 def reduce_extremum(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
-    """The cotangent goes to the extreme element, shared equally among equals."""
+    """The cotangent goes to the extreme element, shared equally among equals.
+
+    In float16 an engine may hold x and y in different precision, so that no element equals y: the
+    extreme of x - y is compared there, which is computed from the same x.
+    """
     ct, x = _given(cotangents), node.inputs[0]
-    chosen = ctx.op("Equal", x, _kept(ctx, node, node.outputs[0]))
+    y = _kept(ctx, node, node.outputs[0])
+    if ctx.dtype(x) == np.float16:
+        x = ctx.op("Sub", x, y)
+        y = _reduced(ctx, node, node.op_type, x)
+    chosen = ctx.op("Equal", x, y)
     count = _sum(ctx, node, _cast(ctx, chosen, ct))
     share = ctx.op("Div", _kept(ctx, node, ct), count)
     return [ctx.op("Where", chosen, share, ctx.scalar(0.0, ct))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from unblemish.export.gradient.rule import Name, RuleContext
 
@@ -77,6 +78,20 @@ def flat_indices(ctx: RuleContext, name: Name) -> Name:
     return ctx.op("Reshape", ctx.op("Range", zero, count, one), ctx.shape(name))
 
 
+def scatter_add(
+    ctx: RuleContext, op_type: str, target: Name, indices: Name, updates: Name, **attributes: int
+) -> Name:
+    """Add updates into zeros of the shape `target` (an int64 vector) with a Scatter operator.
+
+    float16 is added in float32: more exact, and not every engine adds in float16.
+    """
+    half = ctx.dtype(updates) == np.float16
+    wide = ctx.op("Cast", updates, to=TensorProto.FLOAT) if half else updates
+    zeros = ctx.op("ConstantOfShape", target, value=np.zeros(1, dtype=ctx.dtype(wide)))
+    total = ctx.op(op_type, zeros, indices, wide, reduction="add", **attributes)
+    return ctx.op("Cast", total, to=TensorProto.FLOAT16) if half else total
+
+
 def scatter_back(ctx: RuleContext, cotangent: Name, places: Name, like: Name) -> Name:
     """Sum the cotangent into zeros of the shape of `like` at flat `places` (same shape as it).
 
@@ -84,13 +99,12 @@ def scatter_back(ctx: RuleContext, cotangent: Name, places: Name, like: Name) ->
     """
     everything = vector(ctx, [-1])
     count = ctx.op("Reshape", ctx.op("ReduceProd", ctx.shape(like), keepdims=0), vector(ctx, [1]))
-    zero = np.zeros(1, dtype=ctx.dtype(cotangent))
-    flat = ctx.op(
+    flat = scatter_add(
+        ctx,
         "ScatterElements",
-        ctx.op("ConstantOfShape", count, value=zero),
+        count,
         ctx.op("Reshape", places, everything),
         ctx.op("Reshape", cotangent, everything),
         axis=0,
-        reduction="add",
     )
     return ctx.op("Reshape", flat, ctx.shape(like))
