@@ -47,6 +47,7 @@ def reject_threshold(scores: NDArray[np.floating[Any]], rate: float) -> TailThre
 
     which counts the uncertainty of b: a plug-in fit of 30 scores rejects several times too many. A
     lighter tail is rejected less often, a heavier one (log-normal, Student) up to twice as often.
+    Where not one rejection in N + 1 is asked for, none of the scores given is rejected either.
 
     Args:
         scores: one score per normal image, (N,).
@@ -75,6 +76,8 @@ def reject_threshold(scores: NDArray[np.floating[Any]], rate: float) -> TailThre
     growth = k * math.expm1(math.log(k / (count * rate)) / k)
     # Equal scores leave no tail to fit: the next float above them all is the best that can be said.
     value = max(ordered[k] + excess * growth, float(np.nextafter(ordered[k], np.inf)))
+    if rate * (count + 1) < 1:
+        value = max(value, float(ordered[0]))
     return _judged(float(value), rate, ordered, "tail")
 
 

@@ -57,6 +57,13 @@ def test_reject_threshold_says_what_the_sample_can_show(rng) -> None:
     assert found.expected_rate == 0.001
 
 
+def test_reject_threshold_rejects_no_score_given_where_less_than_one_is_asked_for(rng) -> None:
+    scores = np.append(rng.normal(1, 0.1, 99), 30.0)
+    assert reject_threshold(scores, 0.001).value == 30.0
+    assert reject_threshold(scores, 0.001).observed_rate == 0.0
+    assert reject_threshold(scores, 0.05).observed_rate >= 0.01
+
+
 def test_reject_threshold_passes_equal_scores() -> None:
     found = reject_threshold(np.full(20, 0.5), 0.001)
     assert found.value > 0.5
