@@ -15,7 +15,7 @@ from unblemish.bundle import Bundle
 
 Command = Callable[..., Any]
 
-DATA = Path(str(resources.files("unblemish"))) / "demo_data"
+DATA = Path(str(resources.files("unblemish").joinpath("demo_data")))
 # Shipped with every install: a few megabytes at most.
 LARGEST_BYTES = 8_000_000
 
