@@ -5,7 +5,7 @@
 #     bash examples/make_demo_bundle.sh [WORK_FOLDER]
 #
 # About 15 minutes on 2 idle cores. Needs: pip install '.[train,report]'. The pictures are the same
-# each time; the trained weights differ in their last digits from machine to machine.
+# each time; the trained weights differ from machine to machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
