@@ -110,6 +110,8 @@ class Bound:
         self, feeds: Mapping[str, Array], *, checked: frozenset[str] = frozenset()
     ) -> Mapping[str, Array]:
         """Run; the returned views are valid until the next run. `checked` feeds are trusted."""
+        if len(feeds) > len(self.inputs):
+            self._refuse_unknown(feeds)
         arrays = [self._feed(spec, feeds, spec.name in checked) for spec in self.inputs]
         signature = tuple(array.shape for array in arrays)
         if self._request is None or signature != self._signature:
@@ -134,6 +136,13 @@ class Bound:
         if self._general is None:
             self._general = self._graph.compile()
         return self._general
+
+    def _refuse_unknown(self, feeds: Mapping[str, Array]) -> None:
+        unknown = ", ".join(sorted(set(feeds) - {spec.name for spec in self.inputs}))
+        raise ShapeError(
+            f"the graph takes no input '{unknown}'. OpenVINO makes a constant of an input with a "
+            "default value: remove the initialiser of that name from the model."
+        )
 
     def _feed(self, spec: TensorSpec, feeds: Mapping[str, Array], trusted: bool) -> Array:
         if spec.name not in feeds:

@@ -399,6 +399,36 @@ def test_program_tells_both_directions_of_a_square_weight_apart(
         np.testing.assert_allclose(results[name], want, atol=CONV_TOLERANCE * 10)
 
 
+def test_program_follows_weights_that_are_fed(
+    any_backend: Backend, write: Write, rng: np.random.Generator
+) -> None:
+    program = any_backend.program(
+        write(
+            "g (float[n,2,h,w] x, float[2,2,3,3] W) => (float[n,2,a,b] y, float[n,2,c,d] z) "
+            "{ y = Conv(x, W) z = ConvTranspose(x, W) }"
+        )
+    )
+    x = rng.standard_normal((1, 2, 4, 5)).astype(np.float32)
+    weight = rng.standard_normal((2, 2, 3, 3)).astype(np.float32)
+    first = {name: array.copy() for name, array in program.run({"x": x, "W": weight}).items()}
+    weight *= 3
+    for name, array in program.run({"x": x, "W": weight}).items():
+        np.testing.assert_allclose(array, 3 * first[name], atol=CONV_TOLERANCE * 3)
+
+
+def test_openvino_refuses_to_ignore_a_weight(rng: np.random.Generator, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    weight = rng.standard_normal((2, 2)).astype(np.float32)
+    path = write_with_weight(
+        "g (float[n,2] x, float[2,2] W) => (float[n,2] y) { y = MatMul(x, W) }",
+        weight,
+        tmp_path / "default.onnx",
+    )
+    program = open_backend("openvino", threads=1).program(path)
+    with pytest.raises(ShapeError, match=r"takes no input 'W'.*remove the initialiser"):
+        program.run({"x": np.ones((1, 2), np.float32), "W": weight})
+
+
 def write_with_weight(text: str, weight: NDArray[np.float32], path: Path) -> str:
     model = onnx.parser.parse_model(HEADER + text)
     model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "W"))
