@@ -82,7 +82,7 @@ class Search:
         self._reserved = 0.0
         self._finetuner: Finetuner | None = None
         if self.refine == "rrgi":
-            self._finetuner = load_finetuner(bundle, backend, self._kernels, self._settings)
+            self._finetuner = load_finetuner(bundle, backend, self._kernels, paper=self._paper)
 
     def __call__(
         self,

@@ -85,7 +85,10 @@ def torch_weight_engine(bundle: Bundle) -> tuple[TorchWeightEngine, dict[str, Ar
         raise MissingDependencyError(
             error.package, error.extra, "R-RGI on a bundle without weight-gradient graphs"
         ) from error
-    graph = TorchGraph(str(path)).eval()
+    import torch
+
+    # Bundles may store weights in float16; their updates are far smaller than its steps.
+    graph = TorchGraph(str(path), dtype=torch.float32).eval()
     record = bundle.manifest.graphs["generator"]
     latent = next(t.name for t in record.inputs if t.role == "latent")
     image = next(t.name for t in record.outputs if t.role == "image")

@@ -90,7 +90,7 @@ class RgiSettings(_Record):
     finetune_steps: int = Field(
         0, ge=0, description="R-RGI: steps with the weights free; 0 is plain RGI"
     )
-    finetune_lr: Positive = 1e-5
+    finetune_lr: Positive = 1e-4
 
 
 class Calibration(_Record):
