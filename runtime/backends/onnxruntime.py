@@ -58,7 +58,6 @@ def open_session(path: str, threads: int | None) -> ort.InferenceSession:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if _share_arena():
         options.add_session_config_entry("session.use_env_allocators", "1")
     try:

@@ -348,3 +348,10 @@ def test_opening_and_closing_leaks_nothing(tiny_bundle: Bundle, part: Part) -> N
         once()
     assert _resident() - before[0] < 4 << 20  # one session takes more than 1 MB
     assert len(os.listdir("/proc/self/fd")) == before[1]
+
+
+def test_inspection_leaves_the_callers_arithmetic_alone(tiny_bundle: Bundle, part: Part) -> None:
+    """Engines may flush subnormal numbers to zero, but not in the caller's thread."""
+    Inspector.open(tiny_bundle, threads=1).inspect(part[0])
+    assert np.float64(5e-324) * np.float64(1.0) != 0
+    assert np.float32(1e-40) + np.float32(0) != 0
