@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from unblemish.bundle import Bundle
     from unblemish.export.plan import Plan
 
-DEFAULT_GRADIENT, DEFAULT_IMAGE = 1e-3, 1e-4
+DEFAULT_GRADIENT, DEFAULT_IMAGE = 2e-3, 1e-4
 
 
 def export(
@@ -50,7 +50,7 @@ def export(
         float, typer.Option(help="Largest image difference allowed, share of the range.")
     ] = DEFAULT_IMAGE,
     gradient_tolerance: Annotated[
-        float, typer.Option(help="Largest relative gradient error allowed.")
+        float, typer.Option(help="Relative gradient error allowed.")
     ] = DEFAULT_GRADIENT,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be built, and write nothing.")
@@ -106,6 +106,10 @@ def _print_plan(made: Plan, out: Path) -> None:
 
 
 def _print_parity(bundle: Bundle) -> None:
-    figures = ", ".join(f"{n} {value:.1e}" for n, value in bundle.manifest.parity.items())
+    figures = ", ".join(
+        f"{n} {value:.1e}"
+        for n, value in bundle.manifest.parity.items()
+        if not n.endswith("_worst")
+    )
     typer.echo(f"parity: {figures}")
     typer.echo(f"wrote {bundle.path}; next: unblemish calibrate {bundle.path} --normals DIR")

@@ -75,7 +75,8 @@ def _facts(opened: Bundle) -> list[tuple[str, str]]:
                    f"{p.geometry}{geometry}"),
         ("method", f"{m.method}: {r.loss}, mask {r.mask}, lambda {r.lam:g}, start {r.start}, "
                    f"at most {r.max_steps} steps"),
-        ("parity", ", ".join(f"{n} {v:.1e}" for n, v in m.parity.items()) or "not measured"),
+        ("parity", ", ".join(f"{n} {v:.1e}" for n, v in m.parity.items()
+                              if not n.endswith("_worst")) or "not measured"),
     ]  # fmt: skip
     if m.millimetres_per_pixel:
         rows.append(("scale", f"{m.millimetres_per_pixel:g} mm per pixel"))
