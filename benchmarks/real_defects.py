@@ -19,7 +19,7 @@ from typing import Any
 
 from unblemish.batch.session import BatchOptions, run_batch
 from unblemish.batch.sources import list_sources
-from unblemish.bundle import Bundle, update_bundle
+from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
 from unblemish.runtime.inspector import Inspector
 
@@ -53,12 +53,10 @@ def run_mode(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     copy = options.out / f"{mode}.bundle"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(options.bundle, copy)
-    bundle = Bundle.open(copy)
+    bundle = Bundle.open(copy).with_rgi(polarity=options.polarity)
     if mode == "rrgi":
-        rgi = bundle.manifest.rgi.model_copy(
-            update={"finetune_steps": options.finetune_steps, "finetune_lr": options.finetune_lr}
-        )
-        bundle = update_bundle(bundle, rgi=rgi)
+        asked = {"finetune_steps": options.finetune_steps, "finetune_lr": options.finetune_lr}
+        bundle = bundle.with_rgi(**{name: value for name, value in asked.items() if value})
     settings = {"refine": mode, "backend": options.backend, "threads": options.threads}
     with Inspector.open(bundle, **settings) as inspector:
         calibrate(
@@ -92,8 +90,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--false-reject", type=float, default=0.01)
     parser.add_argument("--synthetic", type=int, default=48)
     parser.add_argument("--modes", nargs="+", default=["none", "l2", "rgi", "rrgi"])
-    parser.add_argument("--finetune-steps", type=int, default=100)
-    parser.add_argument("--finetune-lr", type=float, default=1e-4)
+    parser.add_argument("--finetune-steps", type=int)
+    parser.add_argument("--finetune-lr", type=float)
+    parser.add_argument("--polarity", default="both", choices=("both", "dark", "bright"))
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--threads", type=int)
     return parser.parse_args()

@@ -19,7 +19,8 @@ class Found:
     Args:
         restored: nearest normal image, native geometry, dtype and range of the frame; (H, W) for a
             grey model, (H, W, 3) for a colour one.
-        score: (H, W) float32, sqrt(mean over channels of (frame - restored)^2), model intensity.
+        score: (H, W) float32, root mean square over the channels of frame - restored (of its sign
+            that counts, see `RgiSettings.polarity`), model intensity.
         mask: (H, W) float32, the mask M of the method brought to native geometry, in [0, 1].
         z: latents, (tiles, n) float32.
         status: of the tile that fared worst; `steps`: of the tile that took longest.

@@ -67,20 +67,25 @@ class Tiles:
 
 
 def restore(
-    tiles: Tiles, frame: NDArray[Any], unit: Float, geometry: Geometry, white: float | None
+    tiles: Tiles,
+    frame: NDArray[Any],
+    unit: Float,
+    geometry: Geometry,
+    white: float | None,
+    polarity: str = "both",
 ) -> Found:
     """Bring the tiles of one frame to its geometry and compare.
 
     Args:
         frame, unit: the frame as given, and as (H, W, 1 or 3) in [0, 1].
+        polarity: see `score_of`.
     Returns: see `Found`. Where the model gave no finite number, the score is the model's whole
         range and the mask 1: a search that broke down hides nothing.
     """
     p = geometry.preprocess
     restored = geometry.to_native(tiles.images, unit.shape)
     native = geometry.to_intensity(to_channels(unit, p.channels))
-    residual = native - restored
-    score = np.sqrt(np.mean(residual * residual, axis=2, dtype=np.float32))
+    score = score_of(native - restored, polarity)
     mask = np.clip(geometry.to_native(tiles.mask, unit.shape)[:, :, 0], 0.0, 1.0)
     broken = ~np.isfinite(score)
     score[broken] = p.high - p.low
@@ -95,6 +100,22 @@ def restore(
         objective=float(tiles.value.mean()),
         trace=_mean_trace(tiles.trace),
     )
+
+
+def score_of(residual: Float, polarity: str) -> Float:
+    """Root mean square over the channels of the differences that count.
+
+    Args:
+        residual: frame - restored, (H, W, C) float32.
+        polarity: 'both'; 'dark' or 'bright' where every defect is known to be darker or brighter
+            than the part: noise of the other sign is then no longer in its way.
+    Returns: (H, W) float32.
+    """
+    if polarity == "dark":
+        residual = np.minimum(residual, 0)
+    elif polarity == "bright":
+        residual = np.maximum(residual, 0)
+    return np.asarray(np.sqrt(np.mean(residual * residual, axis=2, dtype=np.float32)))
 
 
 def _mean_trace(traces: Sequence[Double]) -> tuple[float, ...]:

@@ -235,7 +235,16 @@ class Search:
             rows = slice(first, first + len(job.images))
             first = rows.stop
             part = tiles.part(rows)
-            found.append(restore(part, job.frame, job.unit, self._geometry, self.options.white))
+            found.append(
+                restore(
+                    part,
+                    job.frame,
+                    job.unit,
+                    self._geometry,
+                    self.options.white,
+                    self._settings.polarity,
+                )
+            )
         return found
 
     def _make_method(self) -> RgiMethod:

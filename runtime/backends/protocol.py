@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape (a str where the dimension is symbolic, e.g. 'batch') and dtype of a graph's input or output."""
+    """An input or output of a graph; symbolic dimensions are strings, e.g. 'batch'."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -28,7 +28,7 @@ class Program(Protocol):
     outputs: tuple[TensorSpec, ...]
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Run on `feeds`. The arrays returned belong to the program and are valid until its next run.
+        """Run on `feeds`. The arrays returned are the program's, valid until its next run.
 
         Raises: ShapeError where a feed has another shape or dtype than the graph states;
         BackendError where the engine fails.
@@ -38,7 +38,8 @@ class Program(Protocol):
 class Pair(Protocol):
     """A forward graph and its way back, with the tensors kept in between held inside the engine.
 
-    The one interface a method needs: `forward` then `backward`, buffers allocated once per batch size.
+    The one interface a method needs: `forward`, then `backward`; buffers are allocated once per
+    batch size.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -48,7 +49,7 @@ class Pair(Protocol):
         """Outputs of the forward graph without the kept tensors; valid until the next forward."""
 
     def backward(self, cotangents: Mapping[str, Array]) -> Mapping[str, Array]:
-        """`cotangents`: {output name: array}. Returns {input name: gradient}; valid until the next backward."""
+        """{output name: cotangent} -> {input name: gradient}, valid until the next backward."""
 
 
 class Backend(Protocol):

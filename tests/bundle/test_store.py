@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from unblemish.bundle import Bundle, update_bundle, write_bundle
-from unblemish.errors import BundleError, UnblemishError
+from unblemish.errors import BundleError, ConfigError, UnblemishError
 
 FIELDS: dict[str, Any] = {
     "name": "plate",
@@ -138,6 +138,21 @@ def test_write_leaves_the_old_bundle_when_it_fails(
         write_bundle(bundle.path, {"generator.onnx": bundle.path / "generator.onnx"}, FIELDS)
     assert Bundle.open(bundle.path).graph("generator").read_bytes() == b"graph"
     assert [p.name for p in bundle.path.parent.iterdir()] == ["plate.bundle"]
+
+
+def test_with_rgi_changes_memory_alone(bundle: Bundle) -> None:
+    assert bundle.with_rgi(polarity="dark").manifest.rgi.polarity == "dark"
+    assert Bundle.open(bundle.path).manifest.rgi.polarity == "both"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"polarity": "grey"}, "polarity.*grey"), ({"lamb": 1}, "lamb")]
+)
+def test_with_rgi_refuses_what_it_does_not_know(
+    bundle: Bundle, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        bundle.with_rgi(**changes)
 
 
 def test_update_changes_fields_and_files(bundle: Bundle) -> None:

@@ -80,6 +80,9 @@ class RgiSettings(_Record):
     loss: Literal["l2", "l1"] = "l2"
     mask: Literal["shared", "element"] = "shared"
     lam: Positive = 0.1
+    polarity: Literal["both", "dark", "bright"] = Field(
+        "both", description="which differences count as score: dark, where the frame is darker"
+    )
     start: Literal["encoder", "random", "zero"] = "random"
     candidates: int = Field(64, gt=0, description="random latents tried in one batch")
     max_steps: int = Field(100, gt=0)

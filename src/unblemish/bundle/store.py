@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from unblemish.bundle.manifest import SCHEMA_VERSION, FileRecord, GraphRole, Manifest
-from unblemish.errors import BundleError
+from unblemish.bundle.manifest import SCHEMA_VERSION, FileRecord, GraphRole, Manifest, RgiSettings
+from unblemish.errors import BundleError, ConfigError
 from unblemish.files import sha256_of, write_atomic
 
 MANIFEST = "manifest.json"
@@ -71,6 +71,21 @@ class Bundle:
                 f"bundle {self.path}: '{name}' has no record in the manifest, so it is not loaded."
             )
         return self._inside(name)
+
+    def with_rgi(self, **changes: Any) -> Bundle:
+        """The bundle with other solver settings, in memory alone.
+
+        Raises: ConfigError where a setting is not known or out of range.
+        """
+        try:
+            rgi = RgiSettings.model_validate({**self.manifest.rgi.model_dump(), **changes})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"setting '{name}': {first['msg']}; got {first['input']!r}."
+            ) from None
+        return Bundle(self.path, self.manifest.model_copy(update={"rgi": rgi}))
 
     def _inside(self, name: str) -> Path:
         path = self.path / name

@@ -33,6 +33,13 @@ def calibrate(
         ),
     ] = 1.0,
     most: Annotated[int | None, typer.Option(help="Most normal images to use [all].")] = None,
+    polarity: Annotated[
+        str | None,
+        typer.Option(
+            help="dark or bright where every defect is darker, or brighter, than the part; both "
+            "otherwise [the bundle's]."
+        ),
+    ] = None,
     white: Annotated[
         float | None, typer.Option(help="Intensity of white [255, 65535 or 1].")
     ] = None,
@@ -50,6 +57,8 @@ def calibrate(
     from unblemish.runtime.inspector import Inspector
 
     opened = Bundle.open(bundle)
+    if polarity is not None:
+        opened = opened.with_rgi(polarity=polarity)
     inspector = Inspector.open(opened, backend=backend, threads=threads, white=white)
     with inspector, _progress_bar() as progress:
         result = run(
