@@ -13,8 +13,8 @@ from unblemish.runtime.methods.starts import LatentBank, distances, thumbnails
 from unblemish.runtime.solvers.protocol import Float
 
 PAPER_CANDIDATES = 1000
-# Opening a bundle may generate candidates for about so much work (a few seconds on one core).
-_BUDGET_FLOP = 60e9
+# Opening a bundle may generate candidates for about so much work (a second on one core).
+_BUDGET_FLOP = 20e9
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Starter:
         return [self._engines.encode(images)] if self._settings.start == "encoder" else []
 
     def _fits(self, images: Float, z: Float, lam: Float) -> bool:
-        """Whether the images of z fit better than the bank's best, by the profile loss."""
+        """Whether the images of z fit better than the bank's best, by the robust loss."""
         if self.bank is None:
             return False
         own, wanted = thumbnails(self._engines.generate(z)), thumbnails(images)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unblemish.runtime.solvers.protocol import Double, Float, Index
+from unblemish.runtime.solvers.protocol import Float, Index
 
-_SIDE = 32  # thumbnails: rough likeness is what a start is chosen by
+_SIDE = 16  # thumbnails: rough likeness is what a start is chosen by
 _BATCH = 8
 
 
@@ -49,12 +49,12 @@ class LatentBank:
     def nearest(self, images: Float, count: int, lam: Float) -> Float:
         """The best `count` latents for each image, (T, count, n).
 
-        They are taken in turn from the ranking by mean squared error and from that by the profile
+        They are taken in turn from the ranking by mean squared error and from that by a robust
         loss: the first is right where defects are small, the second where they are large or bright.
 
         Args:
             images: (T, C, h, w).
-            lam: (T,) sparsity weight of the profile loss.
+            lam: (T,) where the robust loss saturates.
         Source: seed 000's code starts from the best of 1,000 by mean squared error.
         """
         small = thumbnails(images)
@@ -65,13 +65,19 @@ class LatentBank:
         return np.stack(picked)
 
 
-def distances(candidates: Float, image: Float, lam: float) -> tuple[Double, Double]:
-    """Mean squared error and profile loss of thumbnails (K, C, a, b) to one, (K,) each."""
-    squared = np.square(candidates - image)
-    plain: Double = squared.reshape(len(squared), -1).mean(axis=1, dtype=np.float64)
-    shared = squared.sum(axis=1)
-    robust = np.where(2 * shared < lam, shared, lam - lam**2 / (4 * np.maximum(shared, 1e-30)))
-    return plain, robust.reshape(len(robust), -1).sum(axis=1, dtype=np.float64)
+def distances(candidates: Float, image: Float, lam: float) -> tuple[Float, Float]:
+    """Mean squared error and robust loss of thumbnails (K, C, a, b) to one, (K,) each.
+
+    The robust loss is the mean of min(r^2, lam): what the profile loss tends to on large residuals
+    and what it is on small ones, without its division.
+    """
+    squared = candidates - image
+    np.square(squared, out=squared)
+    plain: Float = squared.reshape(len(squared), -1).mean(axis=1)
+    shared = squared[:, 0] if squared.shape[1] == 1 else squared.sum(axis=1)
+    np.minimum(shared, np.float32(lam), out=shared)
+    robust: Float = shared.reshape(len(shared), -1).mean(axis=1)
+    return plain, robust
 
 
 def _in_turn(first: Index, second: Index, count: int) -> list[int]:
@@ -85,7 +91,7 @@ def _in_turn(first: Index, second: Index, count: int) -> list[int]:
 
 
 def thumbnails(images: Float) -> Float:
-    """Shrink (B, C, h, w) by area averages until no side is longer than 32."""
+    """Shrink (B, C, h, w) by area averages until no side is longer than 16."""
     rows, channels, height, width = images.shape
     factor = max(height, width) / _SIDE
     if factor <= 1:
