@@ -12,13 +12,14 @@ _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 @op("Shape")
 def shape(node: TorchNode, x: Tensor) -> Tensor:
     """Dimensions from `start` to `end`."""
-    return torch.tensor(list(x.shape)[node.get("start", 0) : node.get("end")], dtype=torch.int64)
+    lengths = list(x.shape)[node.get("start", 0) : node.get("end")]
+    return torch.tensor(lengths, dtype=torch.int64, device=x.device)
 
 
 @op("Size")
 def size(node: TorchNode, x: Tensor) -> Tensor:
     """Number of elements."""
-    return torch.tensor(x.numel(), dtype=torch.int64)
+    return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
 
 
 @op("ConstantOfShape")
@@ -27,6 +28,7 @@ def constant_of_shape(node: TorchNode, dimensions: Tensor) -> Tensor:
     value = node.get("value")
     if value is None:
         value = torch.zeros(1, dtype=node.dtype or torch.float32)
+    value = value.to(dimensions.device)
     return value.reshape(()).expand(dimensions.tolist()).clone()  # type: ignore[no-any-return]
 
 
