@@ -211,6 +211,15 @@ def _settings(kind: type[Any], checkpoint: Checkpoint) -> Any:
         raise ModelError(f"{checkpoint.kind} checkpoint has wrong settings: {error}") from error
 
 
+def _refuse_unfinished(generator: Generator, path: Path) -> None:
+    grown = 4 << generator.stage
+    if grown < generator.settings.size or generator.fade < 1.0:
+        raise ModelError(
+            f"{path} has grown to {grown} of {generator.settings.size} pixels, fade "
+            f"{generator.fade:.2f}. Resume its training to the end before export."
+        )
+
+
 def settings_of(settings: VaeSettings | PgganSettings) -> dict[str, Any]:
     """Plain values of `settings`, as a checkpoint stores them."""
     return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(settings).items()}
@@ -234,5 +243,6 @@ def load_model(path: Path) -> LoadedModel:
         )  # fmt: skip
     if checkpoint.kind == "pggan":
         generator, discriminator = build_pggan(checkpoint)
+        _refuse_unfinished(generator, path)
         return replace(pggan_model(generator, discriminator), preprocess=checkpoint.preprocess)
     raise ModelError(f"{path} holds a '{checkpoint.kind}', expected vae or pggan.")

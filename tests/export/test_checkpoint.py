@@ -145,12 +145,12 @@ def test_own_checkpoint_comes_back_the_same(vae_checkpoint: Path, suffix: str) -
 def test_growth_survives_safetensors(tmp_path: Path, pggan_checkpoint: Path) -> None:
     import dataclasses
 
-    growing = dataclasses.replace(
-        load_checkpoint(pggan_checkpoint), growth={"stage": 2.0, "fade": 0.5}
-    )
-    save_checkpoint(tmp_path / "growing.safetensors", growing)
-    with pytest.raises(Exception, match=r"fade 0\.50"):
-        load_model(tmp_path / "growing.safetensors")
+    checkpoint = load_checkpoint(pggan_checkpoint)
+    for stage, fade, said in ((2.0, 0.5, "16 of 16 pixels, fade 0.50"), (1.0, 1.0, "8 of 16")):
+        growing = dataclasses.replace(checkpoint, growth={"stage": stage, "fade": fade})
+        save_checkpoint(tmp_path / "growing.safetensors", growing)
+        with pytest.raises(ModelError, match=said):
+            load_model(tmp_path / "growing.safetensors")
 
 
 def test_truncated_checkpoint_is_named(vae_checkpoint: Path) -> None:
