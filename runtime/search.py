@@ -127,6 +127,8 @@ class Search:
         weight = self._settings.lam if lam is None else float(lam)
         if not (np.isfinite(weight) and weight > 0):
             raise ConfigError(f"lam must be a positive number; got {lam}.")
+        if not frames:
+            return []
         before: Sequence[Inspection | Found | Float | None] = previous or [None] * len(frames)
         jobs = [self._prepare(f, p) for f, p in zip(frames, before, strict=True)]
         prepared = self._clock()

@@ -186,6 +186,7 @@ def test_inspect_many_gives_what_inspect_gives(inspector: Inspector, part: Part)
     frames = [part[0], part[1], as_uint8(part[0]), np.flip(part[0], axis=1)] * 3
     together = list(inspector.inspect_many(iter(frames)))
     assert len(together) == 12
+    assert list(inspector.inspect_many([])) == []
     for frame, one in zip(frames, together, strict=True):
         alone = inspector.inspect(frame)
         assert one.verdict == alone.verdict
@@ -355,3 +356,12 @@ def test_inspection_leaves_the_callers_arithmetic_alone(tiny_bundle: Bundle, par
     Inspector.open(tiny_bundle, threads=1).inspect(part[0])
     assert np.float64(5e-324) * np.float64(1.0) != 0
     assert np.float32(1e-40) + np.float32(0) != 0
+
+
+@pytest.mark.parametrize("backend", ["openvino", "torch"])
+def test_every_backend_gives_the_same_mask(tiny_bundle: Bundle, part: Part, backend: str) -> None:
+    pytest.importorskip(backend)
+    inspection = Inspector.open(tiny_bundle, backend=backend, threads=1).inspect(part[0])
+    np.testing.assert_array_equal(inspection.mask, part[2])
+    assert inspection.status is Status.CONVERGED
+    np.testing.assert_allclose(inspection.restored, part[1], atol=0.01)
