@@ -22,6 +22,7 @@ from unblemish.runtime.solvers.protocol import (
 )
 
 Clock = Callable[[], float]
+_INTERIM = 30.0  # stages before the last need not be finished as finely
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Limits:
     Args:
         max_steps: evaluations per item.
         tolerance: an item's stage ends when its best value fell by no more than this share of
-            itself over the last `patience` steps taken; 0 switches the test off.
+            itself over the last `patience` steps taken (30 times this share before the last stage);
+            0 switches the test off.
         patience: length of that window, in steps.
         floor: values below it count as so large in that test: what lies at zero is never flat.
         deadline: time on the clock (seconds) at which the loop must have returned, or None.
@@ -170,6 +172,8 @@ class _Driver(Generic[S]):
         if self.groups is not None and self.steps[item] < self.limits.race:
             return False  # starts are compared within the first stage
         size = max(abs(window[-1]), self.limits.floor)
+        if self.stage[item] < self.problem.stages - 1:
+            size *= _INTERIM
         return window[-1 - patience] - window[-1] <= self.limits.tolerance * size
 
     def _next_stage(self, rows: Bool) -> None:
