@@ -8,7 +8,8 @@ inspection runs, forward and backward graph with the loss in between by the kern
 come out of `differentiate` as they are, 'optimised' ones out of `export.passes`.
 
 The candidates take turns within every round; a ratio is the median over the rounds of the ratio
-within a round. The peak is the best of large float32 matrix products in torch, NumPy and both
+within a round. CPU time, of all threads, is what to compare where other processes run, with one
+thread: waiting threads spin. The peak is the best of large float32 matrix products in torch, NumPy and both
 engines, in the same run; 'naive' FLOP are those of the generator as published, twice (there and
 back), 'done' those of the convolutions and products of the graph that ran.
 """
@@ -236,8 +237,8 @@ def measure(
 
 
 HEAD = (
-    "step", "ms, median", "ms, best", "CPU ms", "eager / it", "compile / it", "GFLOP done",
-    "of peak", "naive of peak", "gradient error",
+    "step", "ms, median", "ms, best", "CPU ms", "eager / it", "compile / it",
+    "eager / it, CPU time", "GFLOP done", "of peak", "naive of peak", "gradient error",
 )  # fmt: skip
 
 
@@ -258,6 +259,7 @@ def report(
             f"{statistics.median(c.busy) * 1e3:.1f}",
             f"{ratio(eager, c):.2f}",
             f"{ratio(compiled, c):.2f}" if compiled else "-",
+            f"{statistics.median(eager.busy) / statistics.median(c.busy):.2f}",
             f"{c.flops / 1e9:.1f}",
             f"{100 * c.flops / best / peak:.0f} %",
             f"{100 * naive / best / peak:.0f} %",
