@@ -9,9 +9,9 @@ come out of `differentiate` as they are, 'optimised' ones out of `export.passes`
 
 The candidates take turns within every round; a ratio is the median over the rounds of the ratio
 within a round. CPU time, of all threads, is what to compare where other processes run, with one
-thread: waiting threads spin. The peak is the best of large float32 matrix products in torch, NumPy and both
-engines, in the same run; 'naive' FLOP are those of the generator as published, twice (there and
-back), 'done' those of the convolutions and products of the graph that ran.
+thread: waiting threads spin. The peak is the best of large float32 matrix products in torch, NumPy
+and both engines, in the same run; 'naive' FLOP are those of the generator as published, twice
+(there and back), 'done' those of the convolutions and products of the graph that ran.
 """
 
 from __future__ import annotations
