@@ -11,6 +11,9 @@ from unblemish.errors import BackendError, ShapeError
 from unblemish.runtime.backends.protocol import Array, TensorSpec
 
 
+_PLACES = ("Exception from", "Check 'false' failed at", "Loading input model")
+
+
 class Interface(Protocol):
     """Anything with named inputs and outputs."""
 
@@ -95,5 +98,8 @@ def available_cores() -> int:
 def first_line(error: Exception) -> str:
     """The first line of an engine's message that tells more than a place in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith("Exception from")]
+    for line in lines:
+        if line.startswith("Conversion is failed for: "):  # OpenVINO, about operators
+            return f"it cannot convert {line.partition(': ')[2]}"
+    telling = [line for line in lines if not line.startswith(_PLACES)]
     return (telling or lines or [type(error).__name__])[0].rstrip(".: ")

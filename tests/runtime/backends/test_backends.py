@@ -416,6 +416,13 @@ def test_program_follows_weights_that_are_fed(
         np.testing.assert_allclose(array, 3 * first[name], atol=CONV_TOLERANCE * 3)
 
 
+def test_openvino_names_the_operators_it_cannot_convert(write: Write) -> None:
+    pytest.importorskip("openvino")
+    path = write("g (float[n,c] x, int64[k] axes) => (float[a,b] y) { y = ReduceSum(x, axes) }")
+    with pytest.raises(BackendError, match="cannot convert ReduceSum"):
+        open_backend("openvino").program(path)
+
+
 def test_openvino_refuses_to_ignore_a_weight(rng: np.random.Generator, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     weight = rng.standard_normal((2, 2)).astype(np.float32)
