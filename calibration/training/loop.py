@@ -24,7 +24,7 @@ from unblemish.errors import ModelError
 from unblemish.export.models.checkpoint import Checkpoint, save_checkpoint
 
 LR = 1e-3
-EXAMPLES = 32
+EXAMPLES = 256
 WARM_UP = 50  # updates
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 from unblemish.errors import ConfigError
 
-Kind = Literal["vae", "pggan"]
+Kind = Literal["vae", "pca", "pggan"]
 GeometryName = Literal["stretch", "letterbox", "tiles"]
 Precision = Literal["auto", "float32", "bfloat16"]
 AUGMENTATIONS = ("shift", "rotate", "brightness", "hflip", "vflip")
@@ -19,8 +19,9 @@ class TrainOptions:
     """Settings of one run; what a resumed run may not change is checked by `same_run`.
 
     Args:
-        model: vae, or pggan (progressive growing; wants a GPU).
-        size: model image side, pixels, power of two.
+        model: vae; pca, its linear part alone, in closed form; or pggan, progressive growing, which
+            wants a GPU.
+        size: model image side, pixels, power of two (pca: any).
         channels: 1, 3, or None to follow the first image.
         latent: length of the latent vector; None for 256 (vae) or 512 (pggan).
         width: vae: feature maps at full size; pggan: base of the width table; None for the default.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unblemish.errors import CalibrationError
@@ -82,6 +82,22 @@ def _eigen(centred: Tensor) -> tuple[Tensor, Tensor]:
     return values, (centred.T @ vectors.float()) * scale.float()
 
 
+def samples_for(latent: int) -> int:
+    """Images to fit on: eight per latent, of which augmentation makes each one new."""
+    return max(8 * latent, 1024)
+
+
+@torch.no_grad()
+def fit_maps(encoder: nn.Linear, decoder: nn.Linear, samples: Tensor) -> Ppca:
+    """Set two linear layers to the best encoder and decoder of `samples`, (count, elements)."""
+    fitted = fit_ppca(samples, decoder.in_features)
+    decoder.weight.copy_(fitted.decode)
+    decoder.bias.copy_(fitted.mean)
+    encoder.weight.copy_(fitted.encode)
+    encoder.bias.copy_(-(fitted.encode @ fitted.mean))
+    return fitted
+
+
 @torch.no_grad()
 def fit_linear_part(network: Vae, images: Tensor) -> Ppca:
     """Set the linear maps of a VAE, and its posterior variance, from images.
@@ -91,14 +107,10 @@ def fit_linear_part(network: Vae, images: Tensor) -> Ppca:
     """
     settings = network.settings
     pooled = F.avg_pool2d(images, settings.size // settings.canvas).flatten(1)
-    fitted = fit_ppca(pooled, settings.latent)
     decoder, encoder = network.decoder.linear, network.encoder.linear
     assert decoder is not None
     assert encoder is not None
-    decoder.weight.copy_(fitted.decode)
-    decoder.bias.copy_(fitted.mean)
-    encoder.weight.copy_(fitted.encode)
-    encoder.bias.copy_(-(fitted.encode @ fitted.mean))
+    fitted = fit_maps(encoder, decoder, pooled)
     if network.encoder.log_variance is not None:
         network.encoder.log_variance.bias.copy_(fitted.spread.log())
     return fitted

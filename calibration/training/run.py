@@ -13,6 +13,7 @@ import torch
 from unblemish.calibration.training.dataset import Normals, open_normals
 from unblemish.calibration.training.loop import Progress, Run, run_loop
 from unblemish.calibration.training.options import TrainOptions
+from unblemish.calibration.training.pca_trainer import PcaTrainer
 from unblemish.calibration.training.pggan_trainer import PgganTrainer
 from unblemish.calibration.training.trainer import Trainer
 from unblemish.calibration.training.vae_trainer import VaeTrainer
@@ -20,6 +21,11 @@ from unblemish.errors import ConfigError
 from unblemish.export.models.checkpoint import load_checkpoint
 
 TRIALS = 3
+_TRAINERS: dict[str, Callable[[TrainOptions, int], Trainer]] = {
+    "vae": VaeTrainer,
+    "pca": PcaTrainer,
+    "pggan": PgganTrainer,
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def train(
     if opened is not None:
         opened(normals)
     channels = normals.preprocess.channels
-    trainer: Trainer = (VaeTrainer if options.model == "vae" else PgganTrainer)(options, channels)
+    trainer = _TRAINERS[options.model](options, channels)
     run = Run(options, trainer, normals, out)
     if earlier is not None:
         run.resume(earlier)

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from unblemish.calibration.training.ema import MovingAverage
 from unblemish.calibration.training.options import TrainOptions
-from unblemish.calibration.training.ppca import fit_linear_part
+from unblemish.calibration.training.ppca import fit_linear_part, samples_for
 from unblemish.export.models.checkpoint import settings_of
 from unblemish.export.models.vae import Vae, VaeSettings
 
 LATENT = 256
 GENTLE = 0.05  # rate of the layers that start silent
-PPCA_SAMPLES, PPCA_PER_LATENT = 1024, 8
 
 
 def vae_loss(
@@ -86,8 +85,8 @@ class VaeTrainer:
         """Fit the linear part, in closed form."""
         if not self.settings.canvas:
             return
-        count = max(PPCA_PER_LATENT * self.settings.latent, PPCA_SAMPLES)
-        fit_linear_part(self.network, draw(count).to(self.device))
+        images = draw(samples_for(self.settings.latent))
+        fit_linear_part(self.network, images.to(self.device))
         self.average = MovingAverage(self.network)
 
     def step(self, images: Tensor, generator: torch.Generator, step: int, lr: float) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from unblemish.errors import ConfigError, ModelError
 from unblemish.export.models.layouts import fill, load_known, pggan_model
 from unblemish.export.models.loaded import LoadedModel, MeanOf, settle
+from unblemish.export.models.pca import Pca, PcaSettings
 from unblemish.export.models.pggan import Discriminator, Generator, PgganSettings
 from unblemish.export.models.vae import Vae, VaeSettings
 from unblemish.files import atomic_file
@@ -28,8 +29,8 @@ class Checkpoint:
     """One of our checkpoints.
 
     Args:
-        kind: vae or pggan.
-        settings: fields of `VaeSettings` or `PgganSettings`.
+        kind: vae, pca or pggan.
+        settings: fields of `VaeSettings`, `PcaSettings` or `PgganSettings`.
         weights: the network's state dict (the moving average); for pggan the generator's.
         discriminator: state dict of the discriminator, pggan only.
         preprocess: geometry, scale, overlap of the training images.
@@ -220,7 +221,7 @@ def _refuse_unfinished(generator: Generator, path: Path) -> None:
         )
 
 
-def settings_of(settings: VaeSettings | PgganSettings) -> dict[str, Any]:
+def settings_of(settings: VaeSettings | PcaSettings | PgganSettings) -> dict[str, Any]:
     """Plain values of `settings`, as a checkpoint stores them."""
     return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(settings).items()}
 
@@ -245,4 +246,16 @@ def load_model(path: Path) -> LoadedModel:
         generator, discriminator = build_pggan(checkpoint)
         _refuse_unfinished(generator, path)
         return replace(pggan_model(generator, discriminator), preprocess=checkpoint.preprocess)
-    raise ModelError(f"{path} holds a '{checkpoint.kind}', expected vae or pggan.")
+    if checkpoint.kind == "pca":
+        return _pca_model(checkpoint)
+    raise ModelError(f"{path} holds a '{checkpoint.kind}', expected vae, pca or pggan.")
+
+
+def _pca_model(checkpoint: Checkpoint) -> LoadedModel:
+    pca = Pca(_settings(PcaSettings, checkpoint))
+    fill(pca, checkpoint.weights, "PCA checkpoint")
+    s = pca.settings
+    return LoadedModel(
+        "pca", settle(pca.decoder), s.latent, s.size, s.channels, -1.0, 1.0,
+        settle(pca.encoder), preprocess=checkpoint.preprocess,
+    )  # fmt: skip

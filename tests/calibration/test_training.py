@@ -59,9 +59,9 @@ def _losses(*reports: TrainingReport) -> list[float]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"beta": 0.0}, {"precision": "bfloat16"}, {"geometry": "tiles"},
+    [{}, {"beta": 0.0}, {"model": "pca"}, {"precision": "bfloat16"}, {"geometry": "tiles"},
      {"model": "pggan", "width": 64, "latent": 8, "channels": 3, "steps": 12}],
-    ids=["vae", "autoencoder", "bfloat16", "tiles", "pggan"],
+    ids=["vae", "autoencoder", "pca", "bfloat16", "tiles", "pggan"],
 )  # fmt: skip
 def test_resumed_training_repeats_an_uninterrupted_run(
     normals: Path, tmp_path: Path, changes: dict[str, Any]
@@ -270,7 +270,7 @@ def test_colour_or_grey_follows_the_first_image_unless_stated(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "gan"}, "model must be one of vae, pggan"),
+        ({"model": "gan"}, "model must be one of vae, pca, pggan"),
         ({"geometry": "crop"}, "geometry must be one of"),
         ({"augment": ("sepia",)}, "augment must be one of"),
         ({"steps": None}, "how long"),

@@ -61,6 +61,23 @@ def test_bundle_of_a_vae_computes_images_gradients_and_codes(
     assert bundle.manifest.model.source == "vae.pt"
 
 
+def test_bundle_of_a_pca_is_one_matrix_each_way(tmp_path: Path) -> None:
+    import torch
+
+    from unblemish.export.models.checkpoint import Checkpoint, save_checkpoint, settings_of
+    from unblemish.export.models.pca import Pca, PcaSettings
+
+    torch.manual_seed(0)
+    settings = PcaSettings(12, 3, 5)
+    state = Pca(settings).state_dict()
+    save_checkpoint(tmp_path / "pca.pt", Checkpoint("pca", settings_of(settings), state))
+    manifest = build_bundle(tmp_path / "pca.pt", tmp_path / "part.bundle").manifest
+    assert (manifest.model.kind, manifest.model.latent_size) == ("pca", 5)
+    assert manifest.graphs["generator_forward"].flops == 2 * 5 * 3 * 12 * 12
+    assert manifest.graphs["generator_backward"].flops == 2 * 5 * 3 * 12 * 12
+    assert manifest.rgi.start == "encoder"
+
+
 def test_bundle_of_a_pggan_has_the_penalty_and_the_free_weights(
     pggan_plan: Any, tmp_path: Path, rng: np.random.Generator
 ) -> None:

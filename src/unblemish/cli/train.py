@@ -20,7 +20,7 @@ def train(
     normals: Annotated[Path, typer.Option(help="Folder of normal images, at any depth.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.pt).")],
     model: Annotated[
-        str, typer.Option(help="vae (minutes on a CPU) or pggan (wants a GPU).")
+        str, typer.Option(help="vae (minutes on a CPU), pca (seconds) or pggan (wants a GPU).")
     ] = "vae",
     size: Annotated[int, typer.Option(help="Model image side in pixels, a power of two.")] = 128,
     steps: Annotated[int | None, typer.Option(help="Updates to make.")] = None,
@@ -28,7 +28,7 @@ def train(
         float | None, typer.Option(help="Training time in all [10 where --steps is not given].")
     ] = None,
     latent: Annotated[
-        int | None, typer.Option(help="Length of the latent vector [vae 256, pggan 512].")
+        int | None, typer.Option(help="Length of the latent vector [vae and pca 256, pggan 512].")
     ] = None,
     width: Annotated[
         int | None, typer.Option(help="vae: feature maps at full size; pggan: base of the table.")
@@ -69,10 +69,12 @@ def train(
     typed: dict[str, Any] = {  # checked by TrainOptions
         "model": model, "size": size, "channels": channels, "latent": latent, "width": width,
         "beta": beta, "steps": steps, "batch": batch, "lr": lr, "geometry": geometry,
-        "minutes": 10.0 if steps is None and minutes is None else minutes, "scale": scale,
+        "minutes": minutes, "scale": scale,
         "augment": names, "held_back": held_back, "seed": seed, "precision": precision,
         "checkpoint_seconds": checkpoint_seconds,
     }  # fmt: skip
+    if steps is None and minutes is None:
+        typed.update({"steps": 1} if model == "pca" else {"minutes": 10.0})
     checked = TrainOptions(**typed)
     require_training()
     from unblemish.calibration.training.run import train as run_training
