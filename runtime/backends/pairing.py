@@ -10,7 +10,6 @@ from typing import Protocol
 from unblemish.errors import BackendError, ShapeError
 from unblemish.runtime.backends.protocol import Array, TensorSpec
 
-
 _PLACES = ("Exception from", "Check 'false' failed at", "Loading input model")
 
 

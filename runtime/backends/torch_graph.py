@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ except ImportError as _error:
         _error.name or "torch", "train", "Running an ONNX graph in torch"
     ) from _error
 
+from unblemish.onnx_files import external_tensors, read_onnx
 from unblemish.runtime.backends.torch_ops import OPERATORS, TorchNode
 from unblemish.runtime.backends.torch_ops.registry import Tensor, torch_dtype
 
@@ -224,7 +226,10 @@ def _load(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> onnx.Mode
         elif isinstance(source, onnx.ModelProto):
             model = source
         else:
-            model = onnx.load(os.fspath(source))
+            model = read_onnx(Path(source))
+        _refuse_unloaded(model)
+    except ModelError:
+        raise
     except Exception as error:  # protobuf raises its own unrelated classes
         name = "" if isinstance(source, bytes) else f" {source}"
         raise ModelError(
@@ -232,6 +237,15 @@ def _load(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> onnx.Mode
             "Expected an .onnx file with its external data beside it."
         ) from error
     return onnx.inliner.inline_local_functions(model) if model.functions else model
+
+
+def _refuse_unloaded(model: onnx.ModelProto) -> None:
+    missing = external_tensors(model)
+    if missing:
+        raise ModelError(
+            f"the values of '{missing[0].name}' are in another file, which bytes and models in "
+            "memory do not lead to. Pass the path of the graph."
+        )
 
 
 def _setting_names(graph: onnx.GraphProto) -> set[str]:
