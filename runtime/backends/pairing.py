@@ -98,7 +98,8 @@ def first_line(error: Exception) -> str:
     """The first line of an engine's message that tells more than a place in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     for line in lines:
-        if line.startswith("Conversion is failed for: "):  # OpenVINO, about operators
-            return f"it cannot convert {line.partition(': ')[2]}"
+        _, found, operators = line.partition("Conversion is failed for: ")  # OpenVINO
+        if found:
+            return f"it cannot convert {operators}"
     telling = [line for line in lines if not line.startswith(_PLACES)]
     return (telling or lines or [type(error).__name__])[0].rstrip(".: ")
