@@ -1,6 +1,6 @@
 """The simulation study of RGI's appendix C on a bundle's generator: l2, l1 and RGI.
 
-    python benchmarks/simulation_study.py BUNDLE [--count 100] [--out simulation_study.png]
+    python benchmarks/simulation_study.py BUNDLE [BUNDLE ...] [--count N] [--out FIGURE.png]
                                           [--schedule fast|paper] [--lam L]
 
 A test image is G(z*), z* ~ N(0, I), its central block (25 % of the pixels) replaced by noise
@@ -102,41 +102,36 @@ class Study:
         return float(np.sqrt(np.square(difference / half).mean()))
 
 
-def plot(table: dict[str, list[float]], path: Path, title: str) -> None:
-    """RMSE by mean corruption, one line a method."""
+def plot(tables: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """RMSE by mean corruption: one panel a generator, one line a method."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
-    for (name, values), marker in zip(table.items(), "s^o", strict=True):
-        axes.plot(LEVELS, values, marker=marker, label=name)
-    axes.set_xlabel("mean corruption e (range of the generator: [-1, 1])")
-    axes.set_ylabel("RMSE of the restored image")
-    axes.set_ylim(bottom=0)
-    axes.set_xticks(LEVELS)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    axes.set_title(title, fontsize=10)
+    figure, panels = plt.subplots(
+        1, len(tables), figsize=(4.6 * len(tables), 3.6), layout="constrained", squeeze=False
+    )
+    for (title, table), axes in zip(tables.items(), panels[0], strict=True):
+        for (name, values), marker in zip(table.items(), "s^o", strict=True):
+            axes.semilogy(LEVELS, values, marker=marker, label=name)
+        axes.set_xlabel("mean corruption e (generator: [-1, 1])")
+        axes.set_ylabel("RMSE of the restored image")
+        axes.set_xticks(LEVELS)
+        axes.grid(alpha=0.3)
+        axes.set_title(title, fontsize=10)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def main() -> None:
-    """Run the study, print the table, draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--lam", type=float, default=0.07, help="for the range [-1, 1]")
-    parser.add_argument("--schedule", choices=("fast", "paper"), default="fast")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("simulation_study.png"))
-    arguments = parser.parse_args()
-    bundle = Bundle.open(arguments.bundle)
+def run_study(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """RMSE by method and level; prints the table as it grows."""
     study = Study(bundle, arguments.schedule, arguments.lam, arguments.threads)
     table: dict[str, list[float]] = {}
+    print(f"\n{title_of(bundle)}, {arguments.count} images a level, lambda {arguments.lam:g}\n")
     print("| mean corruption e | " + " | ".join(f"{level:+.1f}" for level in LEVELS) + " |")
     print("|---|" + "---:|" * len(LEVELS))
     for name in METHODS:
@@ -145,13 +140,28 @@ def main() -> None:
         each = (time.perf_counter() - began) / len(LEVELS) / arguments.count
         cells = " | ".join(f"{value:.4f}" for value in table[name])
         print(f"| {name} ({1000 * each:.0f} ms per image) | {cells} |", flush=True)
-    p = bundle.manifest.preprocess
-    title = (
-        f"{bundle.manifest.model.kind} generator, {p.width}x{p.height}, "
-        f"{arguments.count} images a level"
-    )
-    plot(table, arguments.out, title)
-    print(f"figure: {arguments.out}")
+    return table
+
+
+def title_of(bundle: Bundle) -> str:
+    """Name and size of a generator."""
+    p, model = bundle.manifest.preprocess, bundle.manifest.model
+    return f"{bundle.manifest.name}: {model.latent_size} latents, {p.width}x{p.height}"
+
+
+def main() -> None:
+    """Run the study on every bundle, print the tables, draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("bundles", type=Path, nargs="+")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--lam", type=float, default=0.07, help="for the range [-1, 1]")
+    parser.add_argument("--schedule", choices=("fast", "paper"), default="fast")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("simulation_study.png"))
+    arguments = parser.parse_args()
+    opened = [Bundle.open(path) for path in arguments.bundles]
+    plot({title_of(bundle): run_study(bundle, arguments) for bundle in opened}, arguments.out)
+    print(f"\nfigure: {arguments.out}")
 
 
 if __name__ == "__main__":
