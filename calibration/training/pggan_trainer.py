@@ -15,7 +15,8 @@ from unblemish.export.models.checkpoint import settings_of
 from unblemish.export.models.pggan import Discriminator, Generator, PgganSettings, pggan_widths
 
 LATENT, BASE = 512, 8192
-PENALTY = 10.0
+PENALTY = 2e-4  # times pixels over batch: larger images need a flatter discriminator
+LEAST_PENALTY = 0.1
 PENALTY_EVERY = 8  # updates; the penalty's gradient is scaled up accordingly
 LAST_SHARE = 0.4  # share of the run spent at the full size after growing
 
@@ -102,7 +103,8 @@ class PgganTrainer:
         total = loss
         if penalised:
             (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-            total = loss + 0.5 * PENALTY * PENALTY_EVERY * slope.square().sum((1, 2, 3)).mean()
+            weight = max(LEAST_PENALTY, PENALTY * real[0, 0].numel() / len(real))
+            total = loss + 0.5 * weight * PENALTY_EVERY * slope.square().sum((1, 2, 3)).mean()
         self._descend(1, total)
         return float(loss.detach())
 
