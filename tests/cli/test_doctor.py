@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 import pytest
 
 from unblemish.doctor import examination, examine, probes
+from unblemish.doctor.packages import PACKAGES
 
 Command = Callable[..., Any]
 
@@ -58,3 +62,30 @@ def test_doctor_exits_with_2_when_a_needed_part_is_absent(
 def test_probe_fails_for_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "_BORDER", 25.0)
     assert "wrong numbers" in (probes.probe_backend("onnxruntime") or "")
+
+
+def test_doctor_knows_the_packages_of_the_install_and_no_others() -> None:
+    """Each under the extra that brings it: an advice that does not help is worse than none."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    stated = {("", _name(line)) for line in project["dependencies"]}
+    for extra, lines in project["optional-dependencies"].items():
+        stated |= {(extra, _name(line)) for line in lines if extra not in ("all", "test")}
+    stated = {(extra, name) for extra, name in stated if name != "unblemish"}
+    known = {(package.extra, name) for package in PACKAGES for name in package.distributions}
+    assert stated - known <= {("cuda", "onnxruntime-gpu")}  # known under the core install
+    assert all(
+        any((package.extra, name) in stated for name in package.distributions)
+        for package in PACKAGES
+    )
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]
+
+
+def test_show_keeps_a_long_path_whole(run: Command, bundle: Path, tmp_path: Path) -> None:
+    far = tmp_path / ("deep" * 20) / "plate.bundle"
+    shutil.copytree(bundle, far)
+    shown = run("show", far).out
+    assert str(far) in "".join(line.strip() for line in shown.splitlines())

@@ -33,6 +33,8 @@ def _print(opened: Bundle) -> None:
     manifest = opened.manifest
     total = sum(record.bytes for record in manifest.files.values())
     facts = Table(show_header=False, box=None)
+    facts.add_column()
+    facts.add_column(overflow="fold")
     for label, text in _facts(opened):
         facts.add_row(label, text)
     console.print(facts)
