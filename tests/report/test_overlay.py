@@ -11,6 +11,7 @@ from unblemish.report.overlay import (
     OUTLINE,
     TRUTH,
     draw_overlay,
+    fit_height,
     heat_map,
     label_of,
     png_bytes,
@@ -120,3 +121,12 @@ def test_side_by_side_sets_panels_of_any_size_in_one_row(rng: np.random.Generato
     assert row.shape[2] == 3
     assert row.shape[1] >= 168 + 120
     np.testing.assert_array_equal(decode_image(png_bytes(row)), row)
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 1), (300, 300)])
+def test_fit_height_bounds_the_width_of_a_strip(shape: tuple[int, int]) -> None:
+    picture = np.full((*shape, 3), 90, np.uint8)
+    fitted = fit_height(picture, 200)
+    assert fitted.shape[0] == 200
+    assert 1 <= fitted.shape[1] <= 800
+    assert (fitted == 90).any()

@@ -20,6 +20,7 @@ TRUTH = (0, 190, 255)
 _DARK, _LIGHT = (20, 24, 27), (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MOST_LABELS = 8
+_WIDEST = 4  # of a picture in a row, in heights
 
 
 def to_display(frame: NDArray[Any]) -> Picture:
@@ -170,11 +171,18 @@ def _overlap(a: Box, b: Box) -> int:
 
 
 def fit_height(picture: Picture, height: int) -> Picture:
-    """Resample a picture to `height`, its aspect kept."""
-    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-    shrink = picture.shape[0] > height
-    way = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=way), dtype=np.uint8)
+    """Resample a picture to `height`, its aspect kept; white fills up what a long strip leaves.
+
+    The width is at most `_WIDEST` heights: a line camera's frame of one row would fill the memory.
+    """
+    rows, columns = picture.shape[:2]
+    factor = min(height / rows, _WIDEST * height / columns)
+    size = max(1, round(columns * factor)), max(1, round(rows * factor))
+    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    fitted = np.asarray(cv2.resize(picture, size, interpolation=way), dtype=np.uint8)
+    above = (height - size[1]) // 2
+    rims = ((above, height - size[1] - above), (0, 0), (0, 0))
+    return np.pad(fitted, rims, constant_values=255)
 
 
 def _text_width(text: str) -> int:
