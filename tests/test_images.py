@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from unblemish.errors import SourceError
-from unblemish.images import decode_image, encode_image, list_images, read_image, write_image
+from unblemish.images import (
+    decode_image,
+    encode_image,
+    list_images,
+    read_image,
+    video_frames,
+    write_image,
+)
 
 RED = np.zeros((4, 6, 3), np.uint8)
 RED[..., 0] = 255
@@ -118,3 +125,26 @@ def test_writing_replaces_a_file_whole(tmp_path: Path) -> None:
         write_image(tmp_path / "x.png", np.zeros((2, 2, 2, 2), np.uint8))
     assert (tmp_path / "x.png").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def write_video(path: Path, frames: int) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
+    for level in range(frames):
+        writer.write(np.full((64, 64, 3), level, np.uint8))
+    writer.release()
+
+
+def test_video_frames_come_in_order(tmp_path: Path) -> None:
+    write_video(tmp_path / "belt.avi", 12)
+    levels = [float(frame.mean()) for frame in video_frames(tmp_path / "belt.avi")]
+    np.testing.assert_allclose(levels, range(12), atol=3)  # MJPEG is lossy
+
+
+def test_a_truncated_video_ends_with_an_error(tmp_path: Path) -> None:
+    write_video(tmp_path / "belt.avi", 40)
+    content = (tmp_path / "belt.avi").read_bytes()
+    (tmp_path / "belt.avi").write_bytes(content[: len(content) // 2])
+    frames = video_frames(tmp_path / "belt.avi")
+    next(frames)
+    with pytest.raises(SourceError, match=r"breaks off: \d+ of 40 frames"):
+        list(frames)

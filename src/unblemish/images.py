@@ -25,6 +25,9 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 )
 
+# Some containers state no number of frames, only a length that it is estimated from.
+_VIDEO_SHARE = 0.98
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 # EXIF orientation is applied (neither IMREAD_UNCHANGED nor IGNORE_ORIENTATION), alpha is dropped.
@@ -104,7 +107,8 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 def video_frames(path: str | os.PathLike[str]) -> Iterator[Image]:
     """Yield the frames of a video in order, each (H, W, 3) RGB uint8 and owned by the caller.
 
-    Raises: SourceError where the file is missing or not one frame can be decoded.
+    Raises: SourceError where the file is missing or not one frame can be decoded; after the last
+    frame, where the file states clearly more frames than that.
     """
     path = _existing(Path(path))
     capture = cv2.VideoCapture(str(path))
@@ -115,9 +119,16 @@ def video_frames(path: str | os.PathLike[str]) -> Iterator[Image]:
                 f"cannot read {path}: no frame could be decoded. "
                 "The file is damaged, or its codec is unknown to this build of OpenCV."
             )
+        count, stated = 0, capture.get(cv2.CAP_PROP_FRAME_COUNT)
         while more:
+            count += 1
             yield cv2.cvtColor(np.asarray(frame), cv2.COLOR_BGR2RGB)
             more, frame = capture.read()
+        if count < _VIDEO_SHARE * stated - 1:
+            raise SourceError(
+                f"{path} breaks off: {count} of {stated:.0f} frames could be decoded, the last of "
+                "them perhaps in part. The file is truncated or damaged: copy it again."
+            )
     finally:
         capture.release()
 
