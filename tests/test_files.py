@@ -46,3 +46,22 @@ def test_sha256_of_matches_the_published_vector(tmp_path: Path) -> None:
         sha256_of(tmp_path / "abc")
         == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+def test_write_atomic_gives_the_rights_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_write_atomic_never_touches_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> int:
+        raise AssertionError("the umask belongs to all threads of the process")
+
+    monkeypatch.setattr(os, "umask", refuse)
+    write_atomic(tmp_path / "a", "x")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from unblemish.errors import SourceError
+
+_O_BINARY = getattr(os, "O_BINARY", 0)  # Windows
 
 
 @contextlib.contextmanager
@@ -23,13 +25,15 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # Not mkstemp, which makes files private: a bundle or report is for everyone the folder is
+        # for, and the umask cannot be read without changing it for all threads.
+        name = str(path.parent / f".{path.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
+        temporary = name
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes files private; a bundle or report is for everyone the folder is for.
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
@@ -64,9 +68,3 @@ def _digest(stream: IO[bytes]) -> str:  # Python 3.10
     while block := stream.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

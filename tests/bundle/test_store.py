@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,20 @@ def test_update_leaves_the_manifest_when_killed_before_it(
     with pytest.raises(KeyboardInterrupt):
         update_bundle(bundle, files={"generator.onnx": b"other"}, millimetres_per_pixel=0.05)
     assert Bundle.open(bundle.path).manifest == bundle.manifest
+
+
+def test_write_keeps_the_only_copy_when_nothing_can_be_moved_back(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, target = os.rename, bundle.path
+
+    def stubborn(source: Any, destination: Any) -> None:
+        if Path(destination) == target:
+            raise OSError(5, "Input/output error")
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", stubborn)
+    with pytest.raises(BundleError, match="Input/output error"):
+        write_bundle(target, {"generator.onnx": b"other"}, FIELDS)
+    (kept,) = target.parent.glob(".plate.bundle.old.*/bundle/generator.onnx")
+    assert kept.read_bytes() == b"graph"

@@ -208,11 +208,13 @@ def _swap(work: Path, target: Path) -> None:
         os.rename(work, target)
         return
     old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-    os.rename(target, old / "bundle")
     try:
-        os.rename(work, target)
-    except OSError:
-        os.rename(old / "bundle", target)
-        raise
+        os.rename(target, old / "bundle")
+        try:
+            os.rename(work, target)
+        except OSError:
+            os.rename(old / "bundle", target)
+            raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():  # else it is the only copy
+            shutil.rmtree(old, ignore_errors=True)
