@@ -1,1 +1,1 @@
-"""TODO."""
+"""What is learned from normal parts: generators, lambda, thresholds, figures."""

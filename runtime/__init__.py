@@ -1,1 +1,1 @@
-"""TODO."""
+"""Everything at inspection time: engines, solvers, methods, geometry, decision."""

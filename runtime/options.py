@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from unblemish.errors import ConfigError
@@ -39,3 +40,7 @@ class SearchOptions:
             raise ConfigError(f"schedule must be 'fast' or 'paper'; got '{self.schedule}'.")
         if self.max_steps is not None and self.max_steps < 1:
             raise ConfigError(f"max_steps must be at least 1; got {self.max_steps}.")
+        if self.white is not None and not 0 < self.white < math.inf:
+            raise ConfigError(
+                f"white, the intensity of white, must be a positive number; got {self.white}."
+            )

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What is minimised, and by which schedule."""

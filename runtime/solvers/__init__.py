@@ -1,1 +1,1 @@
-"""TODO."""
+"""Iterations as init / step / done, and the one loop that drives them."""

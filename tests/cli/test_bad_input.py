@@ -178,6 +178,23 @@ def test_an_output_folder_that_cannot_be_made_is_refused(
     assert_refused(result, "cannot write")
 
 
+def test_an_output_folder_that_is_a_file_is_refused(
+    run: Command, bundle: Path, parts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = run("inspect", bundle, parts / "test", "--out", tmp_path / "file")
+    assert_refused(result, "is a file; --out wants a folder")
+
+
+def test_a_frame_of_one_row_does_not_burst_the_report(
+    run: Command, bundle: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "strip.png"), np.full((1, 3000), 128, np.uint8))
+    result = run("inspect", bundle, tmp_path / "strip.png", "--out", tmp_path / "out")
+    assert result.code in (0, 1), result.err
+    assert (tmp_path / "out/report.html").is_file()
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_under_the_results_is_stated(
     run: Command, bundle: Path, parts: Path, tmp_path: Path
@@ -226,3 +243,12 @@ def test_a_truth_folder_that_is_none_is_refused(
         "inspect", bundle, parts / "test", "--out", tmp_path / "out", "--truth", tmp_path / "none"
     )
     assert_refused(result, "--truth")
+
+
+def test_a_white_level_that_is_not_positive_is_refused_at_once(
+    run: Command, bundle: Path, parts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = run("inspect", bundle, parts / "test", "--out", out, "--white=-1")
+    assert_refused(result, "white, the intensity of white, must be a positive number; got -1")
+    assert not out.exists()

@@ -32,6 +32,8 @@ class ResultWriter:
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        if out.exists() and not out.is_dir():
+            raise SourceError(f"{out} is a file; --out wants a folder. Choose another --out.")
         try:
             out.mkdir(parents=True, exist_ok=True)
             for old in ("metrics.json", "report.html"):  # they would speak of another batch
