@@ -33,7 +33,7 @@ class TorchBackend:
 
     def program(self, path: str, *, threads: int | None = None) -> TorchProgram:
         """Load one graph. `threads` sets torch's threads for the whole process, where given."""
-        return TorchProgram(_graph(path, self.device, threads or self.threads))
+        return TorchProgram(_graph(path, self.device, threads or self.threads).freeze())
 
     def pair(self, forward: str, backward: str, *, threads: int | None = None) -> TorchFilePair:
         """Load a forward/backward pair of files; both run as they are, without autograd."""

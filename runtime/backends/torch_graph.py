@@ -6,6 +6,7 @@ for every CPU target. Needs torch and onnx; nothing at plain inspection imports 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -77,6 +78,7 @@ class TorchGraph(torch.nn.Module):
             (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1
         )
         self._slots: dict[str, str] = {}
+        self._numbers = itertools.count()
         graph = model.graph
         self._add_initialisers(graph)
         self._nodes = [self._node(node) for node in graph.node]
@@ -93,6 +95,31 @@ class TorchGraph(torch.nn.Module):
             for name, slot in self._slots.items()
             if isinstance(value := getattr(self, slot), torch.nn.Parameter)
         }
+
+    def freeze(self) -> TorchGraph:
+        """Compute what depends on no input now, and never again: for a graph that only runs."""
+        rest = []
+        for node in self._nodes:
+            if node.op_type == "If" or not all(n in self._slots for n in node.inputs if n):
+                rest.append(node)
+                continue
+            known = {name: getattr(self, self._slots[name]) for name in node.inputs if name}
+            with torch.no_grad():
+                results = self._run(node, known)
+            for name, value in zip(node.outputs, results, strict=False):
+                self._slots[name] = self._keep(value.detach().contiguous())
+        self._nodes = rest
+        self._dead = _last_uses(rest, {spec.name for spec in self.outputs})
+        self._forget_unread()
+        return self
+
+    def _forget_unread(self) -> None:
+        read = {name for node in self._nodes for name in node.inputs}
+        read |= {spec.name for spec in self.outputs}
+        if any(node.op_type == "If" for node in self._nodes):
+            return  # branches read by name what is outside of them
+        for name in [name for name in self._slots if name not in read]:
+            delattr(self, self._slots.pop(name))
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run on named inputs; returns every output of the graph by name.
@@ -165,7 +192,7 @@ class TorchGraph(torch.nn.Module):
             self._slots[tensor.name] = self._keep(value, trainable)
 
     def _keep(self, value: Tensor, trainable: bool = False) -> str:
-        slot = f"tensor_{len(self._parameters) + len(self._buffers)}"
+        slot = f"tensor_{next(self._numbers)}"
         if trainable:
             self.register_parameter(slot, torch.nn.Parameter(value))
         else:

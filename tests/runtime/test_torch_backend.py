@@ -139,3 +139,24 @@ def test_missing_torch_is_named(paths: tuple[str, str]) -> None:
         "sys.exit(1)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_depends_on_no_input_is_computed_once(
+    tmp_path: Path, values: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # y = (z u^T) + s, where u^T and s = 2 * 3 come of constants alone, s by way of a Constant node.
+    text = (
+        "g (float[n, 3] z) => (float[n, 2] y) <float[2, 3] u = {1, 2, 3, 4, 5, 6}, float t = {2}> "
+        "{ w = Transpose(u) c = Constant<value_float = 3.0>() s = Mul(t, c) "
+        "a = MatMul(z, w) y = Add(a, s) }"
+    )
+    path = tmp_path / "g.onnx"
+    onnx.save(parser.parse_model(HEAD + text), path)
+    program = TorchBackend().program(str(path))
+
+    from unblemish.runtime.backends.torch_ops import OPERATORS
+
+    monkeypatch.delitem(OPERATORS, "Transpose")
+    monkeypatch.delitem(OPERATORS, "Mul")
+    u = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    np.testing.assert_allclose(program.run({"z": values[0]})["y"], values[0] @ u.T + 6, rtol=1e-5)
