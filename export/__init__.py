@@ -1,4 +1,4 @@
-"""From a model to a bundle: differentiation, graph passes, engines; not needed to inspect."""
+"""From a model to a bundle: gradients, passes, models; nothing here is needed at inspection time."""
 
 from __future__ import annotations
 
