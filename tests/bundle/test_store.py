@@ -191,3 +191,14 @@ def test_write_keeps_the_only_copy_when_nothing_can_be_moved_back(
         write_bundle(target, {"generator.onnx": b"other"}, FIELDS)
     (kept,) = target.parent.glob(".plate.bundle.old.*/bundle/generator.onnx")
     assert kept.read_bytes() == b"graph"
+
+
+@pytest.mark.parametrize("files", [None, {"scale.npz": b"s"}])
+def test_update_does_not_vouch_for_a_file_that_changed_meanwhile(
+    bundle: Bundle, files: dict[str, bytes | Path] | None
+) -> None:
+    bundle.graph("generator").write_bytes(b"other")
+    before = (bundle.path / "manifest.json").read_bytes()
+    with pytest.raises(BundleError, match="'generator.onnx' differs"):
+        update_bundle(bundle, files=files, millimetres_per_pixel=0.05)
+    assert (bundle.path / "manifest.json").read_bytes() == before

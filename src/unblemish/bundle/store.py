@@ -178,8 +178,10 @@ def update_bundle(
 
     Without `files` only the manifest is written anew; with them the whole folder is, since a
     replaced file and its record cannot change in one step otherwise.
-    Raises: BundleError or SourceError where it cannot be written; the bundle is then as before.
+    Raises: BundleError or SourceError where it cannot be written, or where a file is no longer what
+    the manifest says, as after another export to the same place; the bundle is then as before.
     """
+    bundle.verify()
     fields = {**bundle.manifest.model_dump(), **changes}
     if files or drop:
         gone = {*(files or {}), *drop}
