@@ -199,6 +199,6 @@ def test_update_does_not_vouch_for_a_file_that_changed_meanwhile(
 ) -> None:
     bundle.graph("generator").write_bytes(b"other")
     before = (bundle.path / "manifest.json").read_bytes()
-    with pytest.raises(BundleError, match="'generator.onnx' differs"):
+    with pytest.raises(BundleError, match=r"'generator\.onnx' differs"):
         update_bundle(bundle, files=files, millimetres_per_pixel=0.05)
     assert (bundle.path / "manifest.json").read_bytes() == before
