@@ -1,4 +1,4 @@
-"""From a model to a bundle: gradients, passes, models; nothing here is needed at inspection time."""
+"""From a model to a bundle: gradients, passes, models; not needed at inspection time."""
 
 from __future__ import annotations
 

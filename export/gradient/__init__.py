@@ -1,1 +1,1 @@
-"""Reverse-mode differentiation of ONNX graphs: `engine.py` and one rules file per operator family."""
+"""Reverse-mode differentiation of ONNX graphs: `engine.py`, and one rules file per family."""
