@@ -17,6 +17,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from unblemish.bundle import Bundle, update_bundle
+from unblemish.export.share_weights import FILE_NAME
+from unblemish.export.shared_files import shared_files
+from unblemish.onnx_files import read_onnx
 
 _SMALL = 256  # elements: below this nothing is gained
 _LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -45,9 +48,10 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def shrink(bundle: Bundle) -> Bundle:
     """Shrink every graph of `bundle` in place."""
-    names = {graph.file for graph in bundle.manifest.graphs.values()}
-    content = {name: store_half(onnx.load(bundle.file(name))).SerializeToString() for name in names}
-    return update_bundle(bundle, files=content)
+    names = [graph.file for graph in bundle.manifest.graphs.values()]
+    small = {name: store_half(read_onnx(bundle.file(name))) for name in names}
+    shared = [name for name in bundle.manifest.files if Path(name).name == FILE_NAME]
+    return update_bundle(bundle, files=shared_files(small), drop=shared)
 
 
 def main() -> None:

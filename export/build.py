@@ -48,11 +48,15 @@ def build_bundle(source: Path, out: Path, *, options: ExportOptions | None = Non
 def write_plan(made: Plan, source: Path, out: Path, options: ExportOptions) -> Bundle:
     """Check a plan by the parity gate and write it."""
     from unblemish.export.parity import check_parity
-    from unblemish.export.plan import files_of, manifest_of
+    from unblemish.export.plan import files_of, graph_file, manifest_of
+    from unblemish.export.shared_files import written
 
     name = options.name or out.stem
     if not name:
         raise ConfigError("the bundle needs a name: give --name or another --out.")
-    figures = check_parity(made.source, made.graphs, made.fused, made.weights, options)
+    files = files_of(made)
+    with written(files) as folder:
+        graphs = {role: folder / graph_file(role) for role in made.graphs}
+        figures = check_parity(made.source, graphs, made.fused, made.weights, options)
     manifest = manifest_of(made, source, sha256_of(source), name, options, figures)
-    return write_bundle(out, files_of(made), manifest)
+    return write_bundle(out, files, manifest)

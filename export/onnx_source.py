@@ -27,10 +27,11 @@ def open_onnx(path: Path, options: ExportOptions) -> Source:
     where the range of intensities must be stated.
     """
     model = _read(path)
+    content = model.SerializeToString()  # not the file, whose weights may be in another one
     latent_input = _latent_input(model, options, path)
     output = _image_output(model, options, path)
     original = Original(
-        path.read_bytes(),
+        content,
         latent_input.name,
         output.name,
         tuple(d.dim_value for d in list(latent_input.type.tensor_type.shape.dim)[1:]),

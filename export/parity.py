@@ -14,6 +14,7 @@ the worst `KINKS` times it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from unblemish.export.source import IMAGE, LATENT, LOGIT, Original, Source
 Array = NDArray[Any]
 Gradients = dict[str, Array]
 Vjp = Callable[[Array, Array], Gradients]
-Graphs = Mapping[GraphRole, onnx.ModelProto]
+Graphs = Mapping[GraphRole, Path]
 
 BATCH = 3
 KINKS = 25.0
@@ -37,12 +38,15 @@ DIFFERENCE_STEP, DIFFERENCE_TOLERANCE = 1e-2, 5e-2
 
 
 class Engine:
-    """An ONNX graph in ONNX Runtime, run on named arrays."""
+    """An ONNX graph, as a file or in memory, in ONNX Runtime, run on named arrays."""
 
-    def __init__(self, model: onnx.ModelProto | bytes) -> None:
+    def __init__(self, model: onnx.ModelProto | bytes | Path) -> None:
         import onnxruntime
 
-        content = model if isinstance(model, bytes) else model.SerializeToString()
+        if isinstance(model, Path):
+            content: bytes | str = str(model)
+        else:
+            content = model if isinstance(model, bytes) else model.SerializeToString()
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         try:
@@ -80,7 +84,8 @@ def check_parity(
     """Measure every graph of a bundle, and refuse the bundle where one strays.
 
     Args:
-        graphs: by role, as they will be written. fused: the gradient of the generator in one graph.
+        graphs: by role, the very files that will be shipped.
+        fused: the gradient of the generator in one graph.
         weights: initial weights of the fine-tuning graphs.
     Returns: figure name -> largest difference.
     Raises: ModelError naming the figure, its value and the tolerance.

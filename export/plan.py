@@ -17,6 +17,7 @@ from unblemish.export import differentiate
 from unblemish.export.flops import Cost, cost, kept_bytes
 from unblemish.export.options import ExportOptions
 from unblemish.export.passes import optimise
+from unblemish.export.shared_files import shared_files
 from unblemish.export.source import IMAGE, LATENT, Source
 from unblemish.export.weights import weights_of
 
@@ -94,8 +95,8 @@ def _without(model: onnx.ModelProto, weights: dict[str, Any]) -> onnx.ModelProto
 
 
 def files_of(plan: Plan) -> dict[str, bytes]:
-    """Name inside the bundle -> content."""
-    files = {graph_file(role): m.SerializeToString() for role, m in plan.graphs.items()}
+    """Name inside the bundle -> content; weights that graphs have in common stand there once."""
+    files = shared_files({graph_file(role): model for role, model in plan.graphs.items()})
     if plan.weights:
         stream = io.BytesIO()
         np.savez(stream, **plan.weights)  # type: ignore[arg-type]
