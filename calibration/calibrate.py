@@ -82,7 +82,8 @@ def calibrate(
         raise ConfigError(f"at least {len(KINDS)} synthetic images are needed; found {images}.")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     chosen = choose_normals(normals, share=share, most=most, seed=seed, white=white)
-    samples = SyntheticSet(chosen, images, seed, white)
+    polarity = opened.manifest.rgi.polarity
+    samples = SyntheticSet(chosen, images, seed, white, polarity)
     search = searcher or Inspector.open(opened, white=white)
     tuning = _tune(opened, samples, search, progress, min(chosen.frame))
     lam = tuning.best.lam

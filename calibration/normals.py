@@ -11,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.bundle.manifest import Polarity
 from unblemish.calibration.defects import FILLS, SHAPES, Fill, Shape, SyntheticDefect, paste_defect
 from unblemish.calibration.defects.shapes import SMALLEST_SIDE
 from unblemish.calibration.thresholds import FEWEST
@@ -110,11 +111,19 @@ class SyntheticSet(Sequence[SyntheticDefect]):
     (seed, 1, i): the same seed and images give the same set, and a longer set begins with it.
     """
 
-    def __init__(self, normals: Normals, count: int, seed: int, white: float | None = None) -> None:
+    def __init__(
+        self,
+        normals: Normals,
+        count: int,
+        seed: int,
+        white: float | None = None,
+        polarity: Polarity = "both",
+    ) -> None:
         self._normals = normals
         self._count = count
         self._seed = seed
         self._white = white
+        self._polarity = polarity
 
     def __len__(self) -> int:
         return self._count
@@ -131,4 +140,6 @@ class SyntheticSet(Sequence[SyntheticDefect]):
         frame = read_image(self._normals.paths[index % len(self._normals)])
         shape, fill = KINDS[index % len(KINDS)]
         rng = np.random.default_rng([self._seed, 1, index])
-        return paste_defect(frame, rng, shape=shape, fill=fill, white=self._white)
+        return paste_defect(
+            frame, rng, shape=shape, fill=fill, white=self._white, polarity=self._polarity
+        )

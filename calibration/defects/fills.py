@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.bundle.manifest import Polarity
 from unblemish.errors import ConfigError, ShapeError
 
 Fill = Literal["random", "mean"]
@@ -30,7 +31,11 @@ def white_of(frame: NDArray[Any]) -> float:
 
 
 def fill_colour(
-    fill: Fill, pixels: NDArray[np.float64], white: float, rng: np.random.Generator
+    fill: Fill,
+    pixels: NDArray[np.float64],
+    white: float,
+    rng: np.random.Generator,
+    polarity: Polarity = "both",
 ) -> NDArray[np.float64]:
     """Colour of a defect.
 
@@ -38,13 +43,17 @@ def fill_colour(
         fill: 'random' (uniform between black and white, seed 003, below eq. 16) or 'mean' (the mean
             of the covered pixels, seed 000, appendix F).
         pixels: covered pixels, (n, C).
+        polarity: 'dark' draws below the mean of the covered pixels, 'bright' above.
     Returns: (C,).
     Raises: ConfigError where the fill is unknown.
     """
+    mean = np.asarray(pixels.mean(axis=0))
     if fill == "random":
-        return np.asarray(rng.uniform(0.0, white, pixels.shape[1]))
+        low = mean if polarity == "bright" else 0.0
+        high = mean if polarity == "dark" else white
+        return np.asarray(rng.uniform(low, high, pixels.shape[1]))
     if fill == "mean":
-        return np.asarray(pixels.mean(axis=0))
+        return mean
     raise ConfigError(f"unknown defect fill '{fill}'; choose one of {', '.join(FILLS)}.")
 
 
@@ -78,3 +87,20 @@ def with_contrast(
     has_room = np.abs(preferred - original).max(axis=1, initial=0.0) >= contrast * (1 - 1e-9)
     painted[close] = np.where(has_room[:, None], preferred, other)
     return painted
+
+
+def with_polarity(
+    colour: NDArray[np.float64],
+    pixels: NDArray[np.float64],
+    contrast: float,
+    white: float,
+    polarity: Polarity,
+) -> NDArray[np.float64]:
+    """Paint `pixels` with `colour`, every one darker ('dark') or brighter than it was.
+
+    Each channel changes by `contrast` at least, or to black (white) where it has less room.
+    Arguments and result as in `with_contrast`.
+    """
+    if polarity == "dark":
+        return np.maximum(np.minimum(colour, pixels - contrast), 0.0)
+    return np.minimum(np.maximum(colour, pixels + contrast), white)

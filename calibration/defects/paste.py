@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.calibration.defects.fills import Fill, fill_colour, white_of, with_contrast
+from unblemish.bundle.manifest import Polarity
+from unblemish.calibration.defects.fills import (
+    Fill,
+    fill_colour,
+    white_of,
+    with_contrast,
+    with_polarity,
+)
 from unblemish.calibration.defects.shapes import Shape, draw_shape
 from unblemish.errors import ConfigError
 
@@ -36,6 +43,7 @@ def paste_defect(
     fill: Fill,
     contrast: float = 0.1,
     white: float | None = None,
+    polarity: Polarity = "both",
 ) -> SyntheticDefect:
     """Paste one random defect: x = (1 - m) n + m a, with a at least `contrast` away from n.
 
@@ -47,6 +55,7 @@ def paste_defect(
         fill: colour a, 'random' or 'mean', see `fill_colour`.
         contrast: smallest change in at least one channel, as a share of white, in (0, 0.45].
         white: intensity of white, where it is not 255, 65535 or 1 (12 bits in uint16: 4095).
+        polarity: 'dark' or 'bright' for defects that are so throughout, see `with_polarity`.
     Returns: a new image of the frame's shape and dtype, with the exact mask.
     Raises: ShapeError for other frames; ConfigError for an unknown shape or fill, a frame below
         16 x 16 px, or a contrast outside its range.
@@ -60,12 +69,15 @@ def paste_defect(
     planes = image[:, :, None] if image.ndim == 2 else image
     colours = slice(0, 1 if planes.shape[2] < 3 else 3)
     pixels = planes[mask][:, colours].astype(np.float64)
-    colour = fill_colour(fill, pixels, level, rng)
+    colour = fill_colour(fill, pixels, level, rng, polarity)
     whole = np.issubdtype(frame.dtype, np.integer)
     if whole:
         colour = np.rint(colour)
     least = np.ceil(contrast * level) if whole else contrast * level
-    painted = with_contrast(colour, pixels, float(least), level, rng)
+    if polarity == "both":
+        painted = with_contrast(colour, pixels, float(least), level, rng)
+    else:
+        painted = with_polarity(colour, pixels, float(least), level, polarity)
     covered = planes[mask]
     covered[:, colours] = painted.astype(frame.dtype)
     planes[mask] = covered

@@ -169,3 +169,21 @@ def test_contact_sheet_shows_every_shape_and_fill(rng) -> None:
 
     sheet = contact_sheet([rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)])
     assert sheet.shape == (2 * len(FILLS) * 192, len(SHAPES) * 192, 3)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize(("polarity", "sign"), [("dark", -1), ("bright", 1)])
+def test_paste_defect_keeps_to_its_polarity(polarity, sign, fill, rng) -> None:
+    frame = rng.uniform(0.2, 0.8, (64, 64, 3))
+    for shape in SHAPES:
+        pasted = paste_defect(frame, rng, shape=shape, fill=fill, polarity=polarity)
+        change = (pasted.image - frame)[pasted.mask]
+        assert (sign * change).min() >= 0.1 - 1e-9
+        assert pasted.image.min() >= 0
+        assert pasted.image.max() <= 1
+
+
+def test_paste_defect_ends_at_black_where_there_is_no_room(rng) -> None:
+    frame = np.full((64, 64), 5, np.uint8)
+    pasted = paste_defect(frame, rng, shape="irregular", fill="mean", polarity="dark")
+    assert (pasted.image[pasted.mask] == 0).all()

@@ -10,6 +10,7 @@ SCHEMA_VERSION = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0)]
+Polarity = Literal["both", "dark", "bright"]
 
 GraphRole = Literal[
     "generator",  # z -> image, plain
@@ -80,7 +81,7 @@ class RgiSettings(_Record):
     loss: Literal["l2", "l1"] = "l2"
     mask: Literal["shared", "element"] = "shared"
     lam: Positive = 0.1
-    polarity: Literal["both", "dark", "bright"] = Field(
+    polarity: Polarity = Field(
         "both", description="which differences count as score: dark, where the frame is darker"
     )
     start: Literal["encoder", "random", "zero"] = "random"
