@@ -57,7 +57,7 @@ def _read(tensor: onnx.TensorProto, graph: Path) -> bytes:
         with (graph.parent / location).open("rb") as stream:
             stream.seek(int(where.get("offset", 0)))
             length = int(where.get("length", -1))
-            content = stream.read(length)
+            content: bytes = stream.read(length)
     except OSError as error:
         raise ModelError(
             f"{graph}: the values of '{tensor.name}' are in '{location}' beside it, which cannot "
