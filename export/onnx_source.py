@@ -106,6 +106,10 @@ def _image_output(
     names = ", ".join(value.name for value in outputs)
     if options.image_output is not None:
         outputs = [value for value in outputs if value.name == options.image_output]
+        if not outputs:
+            raise ConfigError(
+                f"{path} has no output '{options.image_output}'; its outputs are: {names}."
+            )
     if len(outputs) != 1:
         raise ConfigError(f"{path} has the outputs {names}. Name the image with --image-output.")
     del model.graph.output[:]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from unblemish.errors import ConfigError
 
+GEOMETRIES = ("stretch", "letterbox", "tiles")
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -50,6 +52,14 @@ class ExportOptions:
                 raise ConfigError(
                     f"the range must be LOW,HIGH with LOW < HIGH; found {low},{high}."
                 )
+        if self.geometry not in (None, *GEOMETRIES):
+            raise ConfigError(
+                f"geometry must be one of {', '.join(GEOMETRIES)}; found '{self.geometry}'."
+            )
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise ConfigError(f"scale must be a positive number; found {self.scale}.")
+        if self.overlap is not None and not 0 <= self.overlap < 0.9:
+            raise ConfigError(f"overlap must lie in [0, 0.9); found {self.overlap}.")
         if not (self.image_tolerance > 0 and self.gradient_tolerance > 0):
             raise ConfigError("tolerances of the parity gate must be positive.")
 

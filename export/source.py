@@ -69,6 +69,11 @@ def open_source(path: Path, options: ExportOptions) -> Source:
         if options.discriminator:
             raise _no_discriminator(path)
         return open_onnx(path, options)
+    if options.latent_input or options.image_output or options.value_range:
+        raise ConfigError(
+            f"{path} is no .onnx file: a checkpoint knows its latent, image and range. Leave out "
+            "--latent-input, --image-output and --range."
+        )
     return _open_checkpoint(path, options)
 
 

@@ -302,3 +302,29 @@ def test_show_needs_neither_torch_nor_onnx(vae_bundle: Path, without: Callable[.
     done = without({"torch", "onnx", "matplotlib"}, "show", str(vae_bundle))
     assert done.returncode == 0, done.stderr
     assert "latent 6" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"geometry": "round"}, "stretch, letterbox, tiles; found 'round'"),
+        ({"scale": -1.0}, "scale must be a positive number; found -1"),
+        ({"scale": float("nan")}, "scale must be a positive number"),
+        ({"overlap": 2.0}, "overlap must lie in"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_any_work(
+    settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ExportOptions(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"latent_input": "z"}, {"image_output": "x"}, {"value_range": (-1.0, 1.0)}]
+)
+def test_options_of_onnx_files_are_refused_with_a_checkpoint(
+    vae_checkpoint: Path, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"is no \.onnx file"):
+        plan(vae_checkpoint, ExportOptions(**settings))

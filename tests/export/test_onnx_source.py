@@ -138,6 +138,8 @@ def test_onnx_image_is_chosen_among_outputs(tmp_path: Path, rng: np.random.Gener
     with pytest.raises(ConfigError, match="product, picture"):
         open_onnx(path, ExportOptions())
     assert open_onnx(path, ExportOptions(image_output="picture")).channels == 1
+    with pytest.raises(ConfigError, match="no output 'photo'; its outputs are: product, picture"):
+        open_onnx(path, ExportOptions(image_output="photo"))
 
 
 @pytest.mark.parametrize("cut", [0, 40])
