@@ -85,6 +85,19 @@ def rate_note(result: CalibrationResult) -> str:
     )
 
 
+def weakness_note(result: CalibrationResult) -> str | None:
+    """A warning where most synthetic defects pass, or are found elsewhere than they are."""
+    dice, caught = result.calibration.dice or 0.0, result.calibration.detection_rate or 0.0
+    if caught >= 0.5 and dice >= 0.3:
+        return None
+    return (
+        f"this bundle finds little: of the synthetic defects {_percent(caught)} are rejected, with "
+        f"a mean Dice of {dice:.2f}. Either its model does not know these parts (look at the "
+        "restored images, train longer or on more images), or the false-reject rate asked for is "
+        "too small for so few normal images."
+    )
+
+
 def _chosen(result: CalibrationResult) -> Table:
     return Table(("setting", "value", "why"), tuple(chosen_rows(result)))
 

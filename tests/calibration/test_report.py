@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from typer.testing import CliRunner
 
 from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
-from unblemish.calibration.report import calibration_page, chosen_rows, rate_note, report_path
+from unblemish.calibration.report import (
+    calibration_page,
+    chosen_rows,
+    rate_note,
+    report_path,
+    weakness_note,
+)
 from unblemish.cli import create_app
 
 
@@ -37,6 +44,14 @@ def test_rate_note_admits_what_is_extrapolated(result) -> None:
     assert "20 images show no rate below 4.76 %" in note
     assert "0.1 % asked for is extrapolated" in note
     assert "1000 images would show it" in note
+
+
+def test_weakness_is_named_where_most_defects_pass(result) -> None:
+    assert weakness_note(result) is None
+    weak = result.calibration.model_copy(update={"detection_rate": 0.25, "dice": 0.2})
+    note = weakness_note(replace(result, calibration=weak))
+    assert note is not None
+    assert "25 % are rejected, with a mean Dice of 0.20" in note
 
 
 def test_report_lies_beside_the_bundle(tmp_path) -> None:

@@ -78,12 +78,15 @@ def calibrate(
 
 
 def _print(result: CalibrationResult) -> None:
-    from unblemish.calibration.report import chosen_rows, rate_note
+    from unblemish.calibration.report import chosen_rows, rate_note, weakness_note
     from unblemish.cli.table import format_table
 
     rows = chosen_rows(result)
     typer.echo(format_table(("setting", "value", "why"), rows, left=3))
     typer.echo(f"\n{rate_note(result)}")
+    weakness = weakness_note(result)
+    if weakness is not None:
+        typer.echo(f"warning: {weakness}", err=True)
     for _, reason in result.normals.rejected:
         typer.echo(f"set aside: {reason}", err=True)
 
