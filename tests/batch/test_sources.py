@@ -72,3 +72,10 @@ def test_album_keeps_the_highest_scores_of_each_category_and_shows_them_in_order
         album.add(Result(source, record_of(source, found, 1.0), frame, found))
     names = [figure.caption.split(":")[0] for figure in album.figures()["hole"]]
     assert names == ["0", "2", "4"]
+
+
+def test_equal_names_are_told_apart_by_folder_suffix_and_number(tmp_path: Path) -> None:
+    names = ("good/1.png", "hole/1.png", "hole/1.jpg", "new/hole/1.jpg", "new/hole/2.jpg")
+    paths = [tmp_path / name for name in names]
+    named = [source.name for source in list_sources(paths)]
+    assert named == ["good/1", "hole/1.png", "hole/1.jpg", "hole/1.jpg-2", "2"]

@@ -216,7 +216,7 @@ def test_inspect_tells_apart_equal_names(
 ) -> None:
     names = [parts / "test/good/0.png", parts / "test/hole/0.png"]
     result = run("inspect", bundle, *names, "--out", tmp_path / "out", "--json")
-    assert [record["name"] for record in lines(result.out)] == ["0.png", "0.png-2"]
+    assert [record["name"] for record in lines(result.out)] == ["good/0", "hole/0"]
 
 
 def test_inspect_interrupted_leaves_whole_files_only(

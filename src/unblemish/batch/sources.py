@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -89,14 +89,13 @@ def _video(source: Source) -> Iterator[tuple[Source, Image]]:
 
 
 def _with_unique_names(sources: list[Source]) -> list[Source]:
-    """Tell apart equal names: first by the suffix ('part.jpg'), then by a number ('part.jpg-2')."""
-    counts: dict[str, int] = {}
-    for source in sources:
-        counts[source.name] = counts.get(source.name, 0) + 1
+    """Tell apart equal names by folder ('hole/1'), else suffix ('1.jpg'), else number ('1-2')."""
+    sources = _renamed(sources, lambda source: f"{source.category}/{source.name}")
+    sources = _renamed(sources, lambda source: source.name + source.path.suffix)
     taken: set[str] = set()
     unique = []
     for source in sources:
-        stem = source.name if counts[source.name] == 1 else source.name + source.path.suffix
+        stem = source.name
         name, number = stem, 1
         while name in taken:
             number += 1
@@ -104,6 +103,18 @@ def _with_unique_names(sources: list[Source]) -> list[Source]:
         taken.add(name)
         unique.append(replace(source, name=name))
     return unique
+
+
+def _renamed(sources: list[Source], rename: Callable[[Source], str]) -> list[Source]:
+    """Rename the sources of each name that several have, where that tells any of them apart."""
+    same: dict[str, list[str]] = {}
+    for source in sources:
+        same.setdefault(source.name, []).append(rename(source))
+    helps = {name for name, others in same.items() if len(set(others)) > 1}
+    return [
+        replace(source, name=rename(source)) if source.name in helps else source
+        for source in sources
+    ]
 
 
 def _is_under(path: Path, folder: Path) -> bool:
