@@ -79,6 +79,8 @@ def _print_plan(made: Plan, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from unblemish.export.plan import files_of
+
     source = made.source
     console = Console()
     console.print(
@@ -96,6 +98,8 @@ def _print_plan(made: Plan, out: Path) -> None:
             f"{made.costs[role].flops / 1e6:,.1f}",
         )  # fmt: skip
     console.print(table)
+    size = sum(map(len, files_of(made).values()))
+    console.print(f"{size / 1e6:.1f} MB in all: the bundle holds weights that graphs share once")
     if made.weights:
         size = sum(array.nbytes for array in made.weights.values())
         console.print(f"{len(made.weights)} free weights, {size / 1e6:.1f} MB")

@@ -39,12 +39,12 @@ def _print(opened: Bundle) -> None:
         facts.add_row(label, text)
     console.print(facts)
     graphs = Table()
-    for heading in ("graph", "inputs", "outputs", "MB", "MFLOP"):
-        graphs.add_column(heading, justify="right" if heading.startswith("M") else "left")
+    for heading in ("graph", "inputs", "outputs", "kB", "MFLOP"):
+        graphs.add_column(heading, justify="right" if heading in ("kB", "MFLOP") else "left")
     for role, graph in manifest.graphs.items():
         graphs.add_row(
             role, _tensors(graph.inputs), _tensors(graph.outputs),
-            f"{manifest.files[graph.file].bytes / 1e6:.1f}", f"{graph.flops / 1e6:,.1f}",
+            f"{manifest.files[graph.file].bytes / 1e3:,.0f}", f"{graph.flops / 1e6:,.1f}",
         )  # fmt: skip
     console.print(graphs)
     console.print(
