@@ -29,7 +29,7 @@ class Plan:
     """Everything that would be written.
 
     Args:
-        graphs: by role, optimised, as they will be written.
+        graphs: by role, optimised, each with all of its weights; see `files_of`.
         fused: gradient of the generator in one graph, for the parity gate alone.
         costs: by role. kept: bytes held between forward and backward at batch 1.
         weights: initial weights of the fine-tuning graphs.

@@ -15,7 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-# Five roundings of 2^-24: two of the entries compared, two of those the scale is read off, its own.
+# Six roundings of 2^-24: of the two entries, of the two that the scale is read off, of the scale
+# and of the product.
 ROUNDING = 2.0**-21
 Float = NDArray[np.float32]
 
@@ -89,8 +90,7 @@ def _scale(wanted: Float, factor: Float) -> Float | None:
     rows = np.abs(factor).argmax(axis=0)
     columns = np.arange(factor.shape[1])
     pivots = factor[rows, columns].astype(np.float64)
-    if not pivots.all():
-        return None
+    pivots[pivots == 0] = 1.0  # a column of zeros is a multiple of zeros alone, checked below
     scale = (wanted[rows, columns] / pivots).astype(np.float32)
     same: bool = np.allclose(wanted, factor * scale, rtol=ROUNDING, atol=0.0)
     return scale if same else None

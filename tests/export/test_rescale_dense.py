@@ -87,6 +87,12 @@ def test_layers_that_are_no_multiples_stay(basis: Float, scale: Float) -> None:
     assert _refused(basis * np.float32(0), _dense(scaled))
 
 
+def test_columns_of_zeros_are_multiples_of_each_other(basis: Float, scale: Float) -> None:
+    unused = basis * (np.arange(COLUMNS) < 3)
+    assert not _refused(unused.astype(np.float32), _dense((unused * scale).astype(np.float32)))
+    assert _refused(unused.astype(np.float32), _dense(basis * scale))
+
+
 def test_a_weight_that_others_read_stays(basis: Float, scale: Float) -> None:
     encoder = _dense(basis * scale)
     encoder.graph.node.append(helper.make_node("Identity", ["w"], ["copy"]))

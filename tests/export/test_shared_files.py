@@ -41,6 +41,24 @@ def test_every_weight_of_a_bundle_stands_there_once(vae_bundle: Path) -> None:
         assert bundle.graph(role).stat().st_size < 32_000  # nodes and small tensors
 
 
+def test_a_bundle_of_a_fitted_pca_holds_its_basis_once(tmp_path: Path) -> None:
+    import torch
+
+    from unblemish.calibration.training.ppca import fit_maps
+    from unblemish.export.models.checkpoint import Checkpoint, save_checkpoint, settings_of
+    from unblemish.export.models.pca import Pca, PcaSettings
+
+    settings = PcaSettings(16, 1, 6)
+    pca = Pca(settings)
+    samples = torch.randn(40, 256, generator=torch.Generator().manual_seed(0)).cumsum(dim=1)
+    fit_maps(pca.encoder.linear, pca.decoder.linear, samples)
+    state = pca.state_dict()
+    save_checkpoint(tmp_path / "pca.pt", Checkpoint("pca", settings_of(settings), state))
+    bundle = build_bundle(tmp_path / "pca.pt", tmp_path / "part.bundle")
+    assert len(bundle.manifest.graphs) == 4
+    assert bundle.manifest.files[WEIGHTS].bytes == 4 * 6 * 256
+
+
 def test_a_bundle_without_its_weights_is_refused(vae_bundle: Path) -> None:
     (vae_bundle / WEIGHTS).unlink()
     with pytest.raises(BundleError, match=r"'graphs/weights\.bin' is missing"):
