@@ -26,6 +26,7 @@ from unblemish.calibration.tuning import (
 from unblemish.errors import ConfigError
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspector import Inspector
+from unblemish.runtime.options import SearchOptions
 from unblemish.runtime.weighting import encode_weight
 
 Progress = Callable[[str, int | None], None]
@@ -71,7 +72,8 @@ def calibrate(
         share: of the folder's images; with training's folder, seed and held-back share these are
             the images that training kept out.
         most: largest number of normals used.
-        white: intensity of white in the images, where it is not that of their dtype.
+        white: intensity of white in the images, which the bundle then keeps; None for the
+            bundle's, else that of their dtype.
         searcher: instead of `Inspector.open(bundle)`.
     Raises: ConfigError, SourceError, CalibrationError or BundleError; the bundle is then as before.
     """
@@ -81,6 +83,9 @@ def calibrate(
     if images < len(KINDS):
         raise ConfigError(f"at least {len(KINDS)} synthetic images are needed; found {images}.")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if white is not None:
+        opened = _with_white(opened, white)
+    white = opened.manifest.preprocess.white
     chosen = choose_normals(normals, share=share, most=most, seed=seed, white=white)
     polarity = opened.manifest.rgi.polarity
     samples = SyntheticSet(chosen, images, seed, white, polarity)
@@ -117,6 +122,13 @@ def calibrate(
         normals=chosen,
         seconds=time.monotonic() - began,
     )
+
+
+def _with_white(bundle: Bundle, white: float) -> Bundle:
+    """The bundle with another white, in memory alone. Raises: ConfigError as `SearchOptions`."""
+    SearchOptions(white=white)
+    preprocess = bundle.manifest.preprocess.model_copy(update={"white": white})
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"preprocess": preprocess}))
 
 
 def _tune(
@@ -182,6 +194,7 @@ def _write(bundle: Bundle, lam: float, calibration: Calibration, settled: Settle
         bundle,
         files=None if values is None else {WEIGHT_FILE: encode_weight(values)},
         drop=(WEIGHT_FILE,) if stale else (),
+        preprocess=bundle.manifest.preprocess,
         rgi=bundle.manifest.rgi.model_copy(update={"lam": lam}),
         calibration=calibration,
     )

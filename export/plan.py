@@ -149,7 +149,7 @@ def _preprocess(source: Source, options: ExportOptions) -> dict[str, Any]:
     if source.channels not in (1, 3):
         raise ConfigError(f"images must have 1 or 3 channels; the model has {source.channels}.")
     return {
-        **{n: trained[n] for n in ("geometry", "scale", "overlap") if n in trained},
+        **{n: trained[n] for n in ("geometry", "scale", "overlap", "white") if n in trained},
         **chosen,
         "width": source.width, "height": source.height, "channels": source.channels,
         "low": source.low, "high": source.high,

@@ -36,6 +36,19 @@ def to_unit(frame: Any, *, white: float | None = None) -> Float:
     return unit
 
 
+def white_for(frame: Any, asked: float | None, stated: float | None) -> float | None:
+    """White of a frame: what the caller asked for, else what the bundle states, else its dtype's.
+
+    What the bundle states counts for integer frames that can hold it: a bundle of 12 bits in uint16
+    says nothing of uint8, nor of floats, which are in [0, 1] unless the caller says otherwise.
+    """
+    if asked is not None or stated is None:
+        return asked
+    dtype = getattr(frame, "dtype", None)
+    holds = dtype in (np.uint8, np.uint16) and stated <= np.iinfo(dtype).max
+    return stated if holds else None
+
+
 def to_channels(unit: Float, channels: int) -> Float:
     """Turn (H, W, 1 or 3) into (H, W, channels): grey is repeated, RGB becomes Rec. 601 luma."""
     if unit.shape[2] == channels:

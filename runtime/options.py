@@ -21,7 +21,7 @@ class SearchOptions:
             'l2' or 'l1' (inversion without a mask, the baselines).
         schedule: 'fast', or 'paper': Adam with rate 0.1 on z and M for 2,000 steps.
         max_steps: steps per tile.
-        white: intensity of white in the frames, where it is not that of their dtype.
+        white: intensity of white in the frames; None for the bundle's, else that of their dtype.
     """
 
     backend: str = "auto"

@@ -16,7 +16,7 @@ from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.engines import Engines, load_engines
 from unblemish.runtime.found import Found
-from unblemish.runtime.frames import to_unit
+from unblemish.runtime.frames import to_unit, white_for
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.methods.inversion import Inversion, Targets
@@ -48,6 +48,7 @@ class _Job:
     unit: Float
     images: Float
     previous: Float | None
+    white: float | None
 
 
 class Search:
@@ -154,7 +155,8 @@ class Search:
         return [replace(one, timings=timings) for one in found]
 
     def _prepare(self, frame: Any, previous: Inspection | Found | Float | None) -> _Job:
-        unit = to_unit(frame, white=self.options.white)
+        white = white_for(frame, self.options.white, self.bundle.manifest.preprocess.white)
+        unit = to_unit(frame, white=white)
         images = self._geometry.unit_to_model(unit)
         latent = _latent_of(previous)
         expected = len(images), self.bundle.manifest.model.latent_size
@@ -163,7 +165,7 @@ class Search:
                 f"previous holds latents of shape {latent.shape}, this frame needs {expected}: "
                 "it comes from a frame of another size or another bundle. Leave it out."
             )
-        return _Job(frame, unit, images, latent)
+        return _Job(frame, unit, images, latent, white)
 
     def _solve(self, jobs: list[_Job], lam: float, deadline: float | None) -> Tiles:
         """Search all tiles, in batches; later batches share the time that is left."""
@@ -243,7 +245,7 @@ class Search:
                     job.frame,
                     job.unit,
                     self._geometry,
-                    self.options.white,
+                    job.white,
                     self._settings.polarity,
                 )
             )

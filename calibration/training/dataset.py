@@ -82,7 +82,7 @@ def prepare(frame: NDArray[Any], preprocess: Preprocess) -> Half:
 
     Returns: (C, size, size) float16 in [0, 1]; for tiles (C, >= size, >= size), the whole frame.
     """
-    unit = to_channels(to_unit(frame), preprocess.channels)
+    unit = to_channels(to_unit(frame, white=preprocess.white), preprocess.channels)
     if preprocess.geometry != "tiles":
         geometry = Geometry(preprocess.model_copy(update={"low": 0.0, "high": 1.0}))
         fitted: Half = geometry.unit_to_model(unit)[0].astype(np.float16)
@@ -131,7 +131,7 @@ def _preprocess(frame: NDArray[Any], options: TrainOptions) -> Preprocess:
         {
             "width": options.size, "height": options.size, "channels": channels,
             "low": MODEL_LOW, "high": MODEL_HIGH,
-            "geometry": options.geometry, "scale": options.scale,
+            "geometry": options.geometry, "scale": options.scale, "white": options.white,
         }
     )  # fmt: skip
 

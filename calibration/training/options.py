@@ -32,6 +32,7 @@ class TrainOptions:
         lr: Adam's step size; None for 1e-3.
         geometry: how frames become model images, as at inspection.
         scale: tiles only: model pixels per native pixel.
+        white: intensity of white in the images; None for the largest of their dtype.
         augment: names out of `AUGMENTATIONS`; only what normal parts may vary in belongs here.
         held_back: share of the images kept out of training, for the reconstruction figure.
         seed: fixes initial weights, split, batches, augmentation and noise.
@@ -51,6 +52,7 @@ class TrainOptions:
     lr: float | None = None
     geometry: GeometryName = "stretch"
     scale: float = 1.0
+    white: float | None = None
     augment: tuple[str, ...] = ("shift", "brightness")
     held_back: float = 0.1
     seed: int = 0
@@ -65,7 +67,8 @@ class TrainOptions:
             _choice("augment", name, AUGMENTATIONS)
         if self.channels not in (None, 1, 3):
             raise ConfigError(f"channels must be 1 (grey) or 3 (colour), not {self.channels}.")
-        for name in ("size", "latent", "width", "steps", "minutes", "batch", "lr", "scale"):
+        positive = "size", "latent", "width", "steps", "minutes", "batch", "lr", "scale", "white"
+        for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be positive, not {value}.")
@@ -87,7 +90,7 @@ class TrainOptions:
 # A resumed run continues the same optimisation: these fix it. Length and checkpoints may change.
 _FIXED = (
     "model", "size", "latent", "width", "beta", "batch", "lr", "geometry", "scale", "augment",
-    "held_back", "seed",
+    "held_back", "seed", "white",
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class Checkpoint:
         settings: fields of `VaeSettings`, `PcaSettings` or `PgganSettings`.
         weights: the network's state dict (the moving average); for pggan the generator's.
         discriminator: state dict of the discriminator, pggan only.
-        preprocess: geometry, scale, overlap of the training images.
+        preprocess: geometry, scale, overlap, white of the training images.
         training: what training needs to go on: optimiser, step, random state, raw weights.
         growth: stage and fade of a pggan that has not grown to its end yet.
         figures: what training reports: reconstruction error on held-back images, steps, seconds.

@@ -247,3 +247,18 @@ def test_calibrate_takes_tiles(part_bundle, normals_dir) -> None:
     assert set(result.views) == {"plain", "level"}
     assert result.calibration.weight_file is None
     assert Bundle.open(tiled.path).manifest.calibration == result.calibration
+
+
+def test_calibrated_bundle_keeps_white(part_bundle, tmp_path, photograph) -> None:
+    """Twelve bits in sixteen: what calibration was told, inspection need not be told again."""
+    rng = np.random.default_rng(5)
+    for index in range(12):
+        frame = photograph(rng).astype(np.uint16) * 16
+        cv2.imwrite(str(tmp_path / f"{index:02d}.png"), frame)
+    result = calibrate(part_bundle, tmp_path, images=8, white=4080)
+    assert Bundle.open(part_bundle.path).manifest.preprocess.white == 4080
+    frame = photograph(rng)
+    with Inspector.open(result.bundle) as inspector:
+        wide, plain = inspector.inspect(frame.astype(np.uint16) * 16), inspector.inspect(frame)
+    assert wide.verdict == "pass"
+    assert wide.image_score == pytest.approx(plain.image_score, rel=1e-3)

@@ -217,6 +217,15 @@ def test_training_sees_what_inspection_sees(
     )
 
 
+def test_training_sees_twelve_bits_in_sixteen(tmp_path: Path, rng: np.random.Generator) -> None:
+    frame = rng.integers(0, 256, (16, 16)).astype(np.uint16) * 16
+    cv2.imwrite(str(tmp_path / "a.png"), frame)
+    options = TrainOptions(size=16, steps=1, held_back=0.0, white=4080.0)
+    normals = open_normals(tmp_path, options)
+    assert normals.preprocess.white == 4080.0
+    np.testing.assert_allclose((normals.examples(1)[0, 0] + 1) / 2, frame / 4080, atol=HALF)
+
+
 def test_training_on_tiles_draws_windows_of_the_scaled_frame(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:

@@ -328,3 +328,14 @@ def test_options_of_onnx_files_are_refused_with_a_checkpoint(
 ) -> None:
     with pytest.raises(ConfigError, match=r"is no \.onnx file"):
         plan(vae_checkpoint, ExportOptions(**settings))
+
+
+def test_bundle_keeps_the_white_of_training(vae_checkpoint: Path) -> None:
+    from dataclasses import replace
+
+    from unblemish.export.plan import manifest_of
+
+    made = plan(vae_checkpoint, ExportOptions())
+    trained = replace(made, source=replace(made.source, preprocess={"white": 4095.0}))
+    manifest = manifest_of(trained, vae_checkpoint, "0" * 64, "part", ExportOptions(), {})
+    assert Preprocess.model_validate(manifest["preprocess"]).white == 4095.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unblemish.errors import ConfigError, SourceError
-from unblemish.runtime.frames import from_unit, to_channels, to_unit
+from unblemish.runtime.frames import from_unit, to_channels, to_unit, white_for
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,21 @@ def test_from_unit_undoes_to_unit(dtype: type[np.generic]) -> None:
 def test_from_unit_clips_and_blackens_nan() -> None:
     unit = np.array([[[-1.0], [2.0], [np.nan]]], np.float32)
     np.testing.assert_array_equal(from_unit(unit, np.dtype(np.uint8)), [[0, 255, 0]])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "stated", "expected"),
+    [
+        (np.uint16, None, None, None),
+        (np.uint16, None, 4095.0, 4095.0),
+        (np.uint16, 1023.0, 4095.0, 1023.0),
+        (np.uint8, None, 200.0, 200.0),
+        (np.uint8, None, 4095.0, None),
+        (np.float32, None, 4095.0, None),
+        (np.float32, 4095.0, None, 4095.0),
+    ],
+)
+def test_white_of_the_bundle_counts_for_integers_that_can_hold_it(
+    dtype: type, asked: float | None, stated: float | None, expected: float | None
+) -> None:
+    assert white_for(np.zeros((2, 2), dtype), asked, stated) == expected

@@ -365,3 +365,13 @@ def test_every_backend_gives_the_same_mask(tiny_bundle: Bundle, part: Part, back
     np.testing.assert_array_equal(inspection.mask, part[2])
     assert inspection.status is Status.CONVERGED
     np.testing.assert_allclose(inspection.restored, part[1], atol=0.01)
+
+
+def test_inspect_takes_white_from_the_bundle(make_bundle: MakeBundle, part: Part) -> None:
+    twelve_bits = np.rint(part[0] * 4095).astype(np.uint16)
+    inspector = Inspector.open(make_bundle(preprocess={"white": 4095}), threads=1)
+    found, eight = inspector.inspect(twelve_bits), inspector.inspect(as_uint8(part[0]))
+    np.testing.assert_array_equal(found.mask, part[2])
+    np.testing.assert_array_equal(eight.mask, part[2])
+    assert 1000 < found.restored.max() <= 4095
+    np.testing.assert_allclose(found.score, eight.score, atol=5e-3)  # a step of 8 bits is 4e-3

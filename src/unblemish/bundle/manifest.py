@@ -70,6 +70,9 @@ class Preprocess(_Record):
     channels: Literal[1, 3]
     low: float = Field(description="model intensity of black")
     high: float = Field(description="model intensity of white")
+    white: Positive | None = Field(
+        None, description="intensity of white in integer frames; None: the largest of their dtype"
+    )
     geometry: Literal["stretch", "letterbox", "tiles"] = "stretch"
     scale: Positive = Field(1.0, description="tiles only: model pixels per native pixel")
     overlap: float = Field(0.25, ge=0, lt=0.9, description="tiles only: share of a tile's side")

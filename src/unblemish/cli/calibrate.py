@@ -41,7 +41,7 @@ def calibrate(
         ),
     ] = None,
     white: Annotated[
-        float | None, typer.Option(help="Intensity of white [255, 65535 or 1].")
+        float | None, typer.Option(help="Intensity of white; the bundle keeps it [its own].")
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes all random choices.")] = 0,
     backend: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "auto",

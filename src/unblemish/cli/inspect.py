@@ -66,7 +66,7 @@ def inspect(
     ] = None,
     white: Annotated[
         float | None,
-        typer.Option(help="Intensity of white in the images, e.g. 4095 [by their pixel type]."),
+        typer.Option(help="Intensity of white in the images, e.g. 4095 [the bundle's]."),
     ] = None,
     truth: Annotated[
         Path | None,

@@ -112,7 +112,8 @@ def _made(bundle: Bundle, backend: str, count: int = 8) -> list[bytes]:
         random.standard_normal((count, manifest.model.latent_size), dtype=np.float32)
     )
     low, high = manifest.preprocess.low, manifest.preprocess.high
-    shades = np.clip((made - low) / (high - low) * 255 + 0.5, 0, 255).astype(np.uint8)
+    white = min(manifest.preprocess.white or 255, 255)
+    shades = np.clip((made - low) / (high - low) * white + 0.5, 0, white).astype(np.uint8)
     return [encode_image(np.squeeze(image.transpose(1, 2, 0))) for image in shades]
 
 

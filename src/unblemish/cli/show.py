@@ -74,7 +74,7 @@ def _facts(opened: Bundle) -> list[tuple[str, str]]:
                   f"{m.model.parameters:,} parameters"),
         ("source", f"{m.model.source}, SHA-256 {m.model.source_sha256[:16]}..."),
         ("images", f"{p.width}x{p.height}x{p.channels} in [{p.low:g}, {p.high:g}], "
-                   f"{p.geometry}{geometry}"),
+                   f"{p.geometry}{geometry}" + (f", white {p.white:g}" if p.white else "")),
         ("method", f"{m.method}: {r.loss}, mask {r.mask}, lambda {r.lam:g}, start {r.start}, "
                    f"at most {r.max_steps} steps"),
         ("parity", ", ".join(f"{n} {v:.1e}" for n, v in m.parity.items()

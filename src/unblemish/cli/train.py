@@ -45,6 +45,10 @@ def train(
         str, typer.Option(help="Frame to model image: stretch, letterbox or tiles.")
     ] = "stretch",
     scale: Annotated[float, typer.Option(help="tiles: model pixels per native pixel.")] = 1.0,
+    white: Annotated[
+        float | None,
+        typer.Option(help="Intensity of white, e.g. 4095 for 12 bits in 16 [255, 65535 or 1]."),
+    ] = None,
     augment: Annotated[
         str,
         typer.Option(
@@ -71,7 +75,7 @@ def train(
         "beta": beta, "steps": steps, "batch": batch, "lr": lr, "geometry": geometry,
         "minutes": minutes, "scale": scale,
         "augment": names, "held_back": held_back, "seed": seed, "precision": precision,
-        "checkpoint_seconds": checkpoint_seconds,
+        "checkpoint_seconds": checkpoint_seconds, "white": white,
     }  # fmt: skip
     if steps is None and minutes is None:
         typed.update({"steps": 1} if model == "pca" else {"minutes": 10.0})
