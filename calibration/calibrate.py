@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,7 +105,7 @@ def calibrate(
             lam,
             chosen.frame,
         )
-    calibration = _calibration(tuning, settled, false_reject, seed)
+    calibration = _calibration(tuning, settled, false_reject, seed, chosen.sizes)
     return CalibrationResult(
         bundle=_write(opened, lam, calibration, settled),
         calibration=calibration,
@@ -161,7 +161,13 @@ def _search_all(
         progress(stage, total)
 
 
-def _calibration(tuning: Tuning, settled: Settled, false_reject: float, seed: int) -> Calibration:
+def _calibration(
+    tuning: Tuning,
+    settled: Settled,
+    false_reject: float,
+    seed: int,
+    sizes: Sequence[tuple[int, int]],
+) -> Calibration:
     cleaning, weight = settled.cleaning, settled.view.weight
     return Calibration(
         pixel_threshold=cleaning.pixel_threshold,
@@ -176,6 +182,7 @@ def _calibration(tuning: Tuning, settled: Settled, false_reject: float, seed: in
         false_reject_rate=false_reject,
         observed_false_reject_rate=settled.reject.observed_rate,
         threshold_method=settled.reject.method,
+        frame_sizes=_extremes(sizes),
         normals=len(settled.normal_scores),
         synthetic=len(settled.defect_scores),
         seed=seed,
@@ -183,6 +190,11 @@ def _calibration(tuning: Tuning, settled: Settled, false_reject: float, seed: in
         detection_rate=float((settled.defect_scores > settled.reject.value).mean()),
         curve={f"{t.lam:.6g}": (t.dice, t.spread) for t in tuning.trials},
     )
+
+
+def _extremes(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], tuple[int, int]]:
+    heights, widths = zip(*sizes, strict=True)
+    return (min(heights), min(widths)), (max(heights), max(widths))
 
 
 def _write(bundle: Bundle, lam: float, calibration: Calibration, settled: Settled) -> Bundle:

@@ -71,6 +71,25 @@ def require_calibration(calibration: Calibration | None) -> Calibration:
     return calibration
 
 
+# Within a quarter, smoothing and smallest area are as right as their choice was.
+_SIZE_SLACK = 1.25
+
+
+def size_warning(shape: tuple[int, ...], calibration: Calibration) -> str | None:
+    """Why thresholds may not hold for a frame of this (H, W); None where its size is known."""
+    if calibration.frame_sizes is None:
+        return None
+    least, largest = calibration.frame_sizes
+    sides = zip(shape[:2], least, largest, strict=True)
+    if all(low / _SIZE_SLACK <= side <= high * _SIZE_SLACK for side, low, high in sides):
+        return None
+    seen = " to ".join(dict.fromkeys(f"{w} x {h}" for h, w in (least, largest)))
+    return (
+        f"a frame of {shape[1]} x {shape[0]} px, but calibration saw {seen} px: smoothing, "
+        "cleaning and thresholds count native pixels and may not hold. Calibrate with frames of this size."
+    )
+
+
 def smooth(score: Score, sigma: float) -> Score:
     """Gaussian of `sigma` native pixels, mirrored at the border; a copy, always."""
     if sigma <= 0:

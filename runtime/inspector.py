@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from unblemish.bundle import Bundle
 from unblemish.errors import ConfigError
 from unblemish.kernels import Kernels
-from unblemish.runtime.decision import decide, require_calibration
+from unblemish.runtime.decision import decide, require_calibration, size_warning
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.options import SearchOptions
@@ -42,6 +43,7 @@ class Inspector:
         self._deadline_ms = deadline_ms
         self._clock = clock
         self._lock = threading.Lock()
+        self._warned = False
 
     @staticmethod
     def open(
@@ -82,7 +84,8 @@ class Inspector:
 
         Args:
             frame: (H, W) or (H, W, C), RGB where coloured; see `to_unit`.
-            deadline_ms: time for the whole inspection; what is found by then is returned.
+            deadline_ms: time for the whole inspection, from when it is this call's turn; what is
+                found by then is returned.
             previous: inspection of the frame before, as a start for this one.
         Raises: SourceError where the frame is not usable; ConfigError where the bundle is not
             calibrated. How the search went is the `status` of the result, never an exception.
@@ -100,7 +103,8 @@ class Inspector:
 
         Args:
             deadline_ms: per frame.
-        Yields: one inspection per frame. Raises: as `inspect`, at the frame that is not usable
+        Yields: one inspection per frame; the `timings` are those of the frames searched with it.
+        Raises: as `inspect`, at the frame that is not usable
             (the frames batched with it are then lost: use `inspect` where that matters).
         """
         require_calibration(self.bundle.manifest.calibration)
@@ -153,6 +157,7 @@ class Inspector:
     def _decide(self, found: Found) -> Inspection:
         began = self._clock()
         manifest = self.bundle.manifest
+        self._warn_of_size(found.score.shape)
         inspection = decide(
             found,
             manifest.calibration,
@@ -164,3 +169,11 @@ class Inspector:
         inspection.timings["decide"] = 1000 * seconds
         inspection.timings["total"] += 1000 * seconds
         return inspection
+
+    def _warn_of_size(self, shape: tuple[int, ...]) -> None:
+        """Once per inspector: a line of warnings per frame would help nobody."""
+        calibration = require_calibration(self.bundle.manifest.calibration)
+        text = None if self._warned else size_warning(shape, calibration)
+        if text is not None:
+            self._warned = True
+            warnings.warn(text, RuntimeWarning, stacklevel=4)

@@ -257,6 +257,7 @@ def test_calibrated_bundle_keeps_white(part_bundle, tmp_path, photograph) -> Non
         cv2.imwrite(str(tmp_path / f"{index:02d}.png"), frame)
     result = calibrate(part_bundle, tmp_path, images=8, white=4080)
     assert Bundle.open(part_bundle.path).manifest.preprocess.white == 4080
+    assert result.calibration.frame_sizes == (frame.shape, frame.shape)
     frame = photograph(rng)
     with Inspector.open(result.bundle) as inspector:
         wide, plain = inspector.inspect(frame.astype(np.uint16) * 16), inspector.inspect(frame)

@@ -9,7 +9,7 @@ import pytest
 
 from unblemish.bundle.manifest import Calibration, Preprocess
 from unblemish.errors import ConfigError
-from unblemish.runtime.decision import clean_mask, decide, image_score, smooth
+from unblemish.runtime.decision import clean_mask, decide, image_score, size_warning, smooth
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.weighting import ScoreWeight
@@ -113,3 +113,17 @@ def test_clean_mask_opens_with_a_disc(score: np.ndarray[Any, Any]) -> None:
 
 def test_image_score_is_the_largest_score(score: np.ndarray[Any, Any]) -> None:
     assert image_score(score.astype(np.float32)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [((100, 200), True), ((300, 400), True), ((81, 161), True), ((74, 200), False),
+     ((1, 1), False), ((200, 600), False)],
+)  # fmt: skip
+def test_sizes_that_calibration_has_not_seen_are_named(shape: tuple[int, int], fits: bool) -> None:
+    seen = calibration(frame_sizes=((100, 200), (300, 400)))
+    text = size_warning(shape, seen)
+    assert (text is None) is fits
+    if text is not None:
+        assert f"{shape[1]} x {shape[0]} px, but calibration saw 200 x 100 to 400 x 300 px" in text
+    assert size_warning(shape, calibration()) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -375,3 +376,22 @@ def test_inspect_takes_white_from_the_bundle(make_bundle: MakeBundle, part: Part
     np.testing.assert_array_equal(eight.mask, part[2])
     assert 1000 < found.restored.max() <= 4095
     np.testing.assert_allclose(found.score, eight.score, atol=5e-3)  # a step of 8 bits is 4e-3
+
+
+def test_inspect_warns_once_of_a_size_that_calibration_has_not_seen(
+    tiny_bundle: Bundle, part: Part
+) -> None:
+    calibration = tiny_bundle.manifest.calibration
+    assert calibration is not None
+    seen = calibration.model_copy(update={"frame_sizes": ((16, 16), (16, 16))})
+    manifest = tiny_bundle.manifest.model_copy(update={"calibration": seen})
+    with Inspector.open(Bundle(tiny_bundle.path, manifest), threads=1) as inspector:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            inspector.inspect(part[0])
+        large = part[0].repeat(2, axis=0).repeat(2, axis=1)
+        with pytest.warns(RuntimeWarning, match="32 x 32 px, but calibration saw 16 x 16 px"):
+            inspector.inspect(large)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            inspector.inspect(large)

@@ -127,6 +127,9 @@ class Calibration(_Record):
     weight_file: str | None = Field(
         None, description="npy of per-pixel score weights at the model's size"
     )
+    frame_sizes: tuple[tuple[int, int], tuple[int, int]] | None = Field(
+        None, description="smallest and largest (height, width) of the normals used, native px"
+    )
     normals: int = Field(gt=0)
     synthetic: int = Field(0, ge=0, description="synthetic defects that chose the settings")
     seed: int
