@@ -86,7 +86,8 @@ def size_warning(shape: tuple[int, ...], calibration: Calibration) -> str | None
     seen = " to ".join(dict.fromkeys(f"{w} x {h}" for h, w in (least, largest)))
     return (
         f"a frame of {shape[1]} x {shape[0]} px, but calibration saw {seen} px: smoothing, "
-        "cleaning and thresholds count native pixels and may not hold. Calibrate with frames of this size."
+        "cleaning and thresholds count native pixels and may not hold. Calibrate with frames of "
+        "this size."
     )
 
 
