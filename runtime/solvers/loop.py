@@ -112,6 +112,7 @@ class _Driver(Generic[S]):
         self.active: Index = np.arange(count)
         self.best = tuple(np.array(group, np.float32) for group in self.start)
         self.value = np.full(count, np.inf)
+        self.opening = np.full(count, np.inf)  # best of the first stage: what starts race by
         self.stage = np.zeros(count, np.intp)
         self.steps = np.zeros(count, np.intp)
         self.status = [Status.MAX_STEPS] * count
@@ -139,6 +140,8 @@ class _Driver(Generic[S]):
         self.steps[self.active] += 1
         for row, item in enumerate(self.active):
             self.trace[item].append(float(value[row]))
+            if self.stage[item] == 0:
+                self.opening[item] = min(self.opening[item], value[row])
             if value[row] < self.value[item]:
                 self.value[item] = value[row]
                 for kept, group in zip(self.best, query, strict=True):
@@ -194,8 +197,11 @@ class _Driver(Generic[S]):
         keep = np.ones(self.active.size, np.bool_)
         for group in np.unique(self.groups[self.active]):
             rows = np.flatnonzero(self.groups[self.active] == group)
-            values = self.value[self.active[rows]]
+            # Not by `value`: it is inf where a start went on to its next stage just now.
+            values = self.opening[self.active[rows]]
             keep[rows] = np.arange(rows.size) == int(np.argmin(values))
+        lost = self.active[~keep]
+        self.stage[lost], self.value[lost] = 0, self.opening[lost]
         self._keep(keep)
 
     def _finish(self, rows: Bool, status: Status) -> None:

@@ -172,3 +172,18 @@ def test_run_is_the_same_for_a_batch_and_for_single_items() -> None:
         outcome = run(alone, Lbfgs(), start(1), Limits(50, tolerance=1e-3, floor=1e-4))
         np.testing.assert_array_equal(outcome.best[0][0], together.best[0][item])
         assert outcome.steps[0] == together.steps[item]
+
+
+def test_run_keeps_the_best_start_that_ends_its_stage_with_the_race() -> None:
+    problem = quadratics(2, stages=2)
+    problem.curvature[:] = 1.0
+    begin = (np.array(problem.centre),)
+    begin[0][1] += 3.0  # item 0 starts at its minimum, and is done with the stage at once
+    limits = Limits(40, tolerance=1e-3, patience=2, race=3)
+    outcome = run(
+        problem, Adam(NumpyKernels(), (0.1,)), begin, limits, groups=np.zeros(2, np.intp)
+    )
+    assert outcome.steps[0] > outcome.steps[1] == 3
+    assert outcome.stage.tolist() == [1, 0]
+    assert outcome.value[0] == 0.0
+    assert outcome.value[1] == outcome.trace[1].min()
