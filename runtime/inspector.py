@@ -165,7 +165,7 @@ class Inspector:
             weight=self._weight,
         )
         seconds = self._clock() - began
-        self._open().reserve(seconds)
+        self._open().reserve(found.score.size, seconds)
         inspection.timings["decide"] = 1000 * seconds
         inspection.timings["total"] += 1000 * seconds
         return inspection

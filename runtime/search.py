@@ -30,6 +30,7 @@ from unblemish.runtime.methods.rgi import (
 )
 from unblemish.runtime.methods.rrgi import Finetuner, load_finetuner
 from unblemish.runtime.options import SearchOptions
+from unblemish.runtime.reserve import Reserve
 from unblemish.runtime.restore import Tiles, restore
 from unblemish.runtime.solvers.loop import Clock, Limits
 from unblemish.runtime.solvers.protocol import Double, Float
@@ -79,8 +80,8 @@ class Search:
         starts = _ENCODED_STARTS if encoded else _STARTS
         self._starter = Starter(bundle.manifest, self._engines, paper=self._paper, starts=starts)
         self._method = self._make_method()
-        self._after = 0.0  # seconds that the part after the search takes
-        self._reserved = 0.0
+        self._after = Reserve()  # what restoring takes
+        self._reserved = Reserve()  # what the caller does afterwards
         self._finetuner: Finetuner | None = None
         if self.refine == "rrgi":
             self._finetuner = load_finetuner(bundle, backend, self._kernels, paper=self._paper)
@@ -109,9 +110,9 @@ class Search:
         """Frames that are worth searching together."""
         return max(self._engines.batch // _STARTS, 1)
 
-    def reserve(self, seconds: float) -> None:
-        """Leave so much time of every deadline for what the caller does afterwards."""
-        self._reserved = max(seconds, 0.9 * self._reserved)
+    def reserve(self, pixels: int, seconds: float) -> None:
+        """Note what the caller did afterwards: deadlines leave time for it."""
+        self._reserved.add(pixels, seconds)
 
     def many(
         self,
@@ -132,11 +133,15 @@ class Search:
             return []
         before: Sequence[Inspection | Found | Float | None] = previous or [None] * len(frames)
         jobs = [self._prepare(f, p) for f, p in zip(frames, before, strict=True)]
+        pixels = sum(map(_pixels, jobs))
         prepared = self._clock()
         deadline = (
             None
             if deadline_ms is None
-            else began + deadline_ms / 1000 - self._after - self._reserved
+            else began
+            + deadline_ms / 1000
+            - self._after.expected(pixels)
+            - sum(self._reserved.expected(_pixels(job)) for job in jobs)
         )
         watch = self._engines.generator.watch
         watch.seconds.clear()
@@ -144,7 +149,7 @@ class Search:
         solved = self._clock()
         found = self._restore(jobs, tiles)
         done = self._clock()
-        self._after = max(done - solved, 0.9 * self._after)
+        self._after.add(pixels, done - solved)
         timings = {name: 1000 * s for name, s in watch.seconds.items()}
         timings |= {
             "preprocess": 1000 * (prepared - began),
@@ -269,6 +274,10 @@ class Search:
         size = self.bundle.manifest.model.latent_size
         latents = np.random.default_rng(1).standard_normal((_METRIC_SAMPLES, size))
         return latent_lengths(self._engines.generator, latents.astype(np.float32))
+
+
+def _pixels(job: _Job) -> int:
+    return int(np.prod(job.unit.shape[:2]))
 
 
 def _latent_of(previous: Inspection | Found | Float | None) -> Float | None:

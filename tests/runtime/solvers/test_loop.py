@@ -180,9 +180,7 @@ def test_run_keeps_the_best_start_that_ends_its_stage_with_the_race() -> None:
     begin = (np.array(problem.centre),)
     begin[0][1] += 3.0  # item 0 starts at its minimum, and is done with the stage at once
     limits = Limits(40, tolerance=1e-3, patience=2, race=3)
-    outcome = run(
-        problem, Adam(NumpyKernels(), (0.1,)), begin, limits, groups=np.zeros(2, np.intp)
-    )
+    outcome = run(problem, Adam(NumpyKernels(), (0.1,)), begin, limits, groups=np.zeros(2, np.intp))
     assert outcome.steps[0] > outcome.steps[1] == 3
     assert outcome.stage.tolist() == [1, 0]
     assert outcome.value[0] == 0.0
