@@ -105,7 +105,9 @@ def calibrate(
             lam,
             chosen.frame,
         )
-    calibration = _calibration(tuning, settled, false_reject, seed, chosen.sizes)
+    calibration = _calibration(
+        tuning, settled, false_reject, seed, chosen.sizes, getattr(search, "refine", None)
+    )
     return CalibrationResult(
         bundle=_write(opened, lam, calibration, settled),
         calibration=calibration,
@@ -167,6 +169,7 @@ def _calibration(
     false_reject: float,
     seed: int,
     sizes: Sequence[tuple[int, int]],
+    refine: str | None,
 ) -> Calibration:
     cleaning, weight = settled.cleaning, settled.view.weight
     return Calibration(
@@ -183,6 +186,7 @@ def _calibration(
         observed_false_reject_rate=settled.reject.observed_rate,
         threshold_method=settled.reject.method,
         frame_sizes=_extremes(sizes),
+        refine=refine,
         normals=len(settled.normal_scores),
         synthetic=len(settled.defect_scores),
         seed=seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,10 +56,48 @@ def value_shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in model.graph.initializer}
     graph = inferred.graph
     for value in (*graph.input, *graph.output, *graph.value_info):
-        dims = value.type.tensor_type.shape.dim
-        if all(d.WhichOneof("value") == "dim_value" for d in dims):
+        tensor = value.type.tensor_type
+        dims = tensor.shape.dim
+        if tensor.HasField("shape") and all(d.WhichOneof("value") == "dim_value" for d in dims):
             shapes[value.name] = tuple(d.dim_value for d in dims)
-    return shapes
+    missing = [n for node in graph.node for n in node.output if n and n not in shapes]
+    return shapes | _shapes_of_a_run(probe, missing, shapes) if missing else shapes
+
+
+def _shapes_of_a_run(
+    model: onnx.ModelProto, names: Sequence[str], shapes: Mapping[str, Shape]
+) -> dict[str, Shape]:
+    """Shapes that inference cannot tell (they hang on values), read off one run on zeros.
+
+    Nothing where the model does not run: its weights lie elsewhere, or an input's shape is open.
+    """
+    import onnxruntime
+
+    given = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in given]
+    if any(value.name not in shapes for value in inputs):
+        return {}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    feeds = {
+        value.name: np.zeros(
+            shapes[value.name],
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type),
+        )
+        for value in inputs
+    }
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        found = session.run(list(names), feeds)
+    except Exception:  # the engine's exceptions share no base; without a run nothing is counted
+        return {}
+    return {name: tuple(value.shape) for name, value in zip(names, found, strict=True)}
 
 
 def _node_flops(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:

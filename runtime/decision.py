@@ -91,6 +91,16 @@ def size_warning(shape: tuple[int, ...], calibration: Calibration) -> str | None
     )
 
 
+def refine_warning(refine: str, calibration: Calibration) -> str | None:
+    """Why thresholds may not hold for this search; None where they were calibrated for it."""
+    if calibration.refine in (None, refine):
+        return None
+    return (
+        f"the thresholds were calibrated for refine='{calibration.refine}'; with "
+        f"refine='{refine}' masks and verdicts may not keep the stated false-reject rate."
+    )
+
+
 def smooth(score: Score, sigma: float) -> Score:
     """Gaussian of `sigma` native pixels, mirrored at the border; a copy, always."""
     if sigma <= 0:

@@ -14,7 +14,12 @@ from typing import Any
 from unblemish.bundle import Bundle
 from unblemish.errors import ConfigError
 from unblemish.kernels import Kernels
-from unblemish.runtime.decision import decide, require_calibration, size_warning
+from unblemish.runtime.decision import (
+    decide,
+    refine_warning,
+    require_calibration,
+    size_warning,
+)
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.options import SearchOptions
@@ -43,7 +48,8 @@ class Inspector:
         self._deadline_ms = deadline_ms
         self._clock = clock
         self._lock = threading.Lock()
-        self._warned = False
+        self._warned: set[str] = set()
+        self.refine = search.refine
 
     @staticmethod
     def open(
@@ -157,7 +163,7 @@ class Inspector:
     def _decide(self, found: Found) -> Inspection:
         began = self._clock()
         manifest = self.bundle.manifest
-        self._warn_of_size(found.score.shape)
+        self._warn(found.score.shape)
         inspection = decide(
             found,
             manifest.calibration,
@@ -170,10 +176,14 @@ class Inspector:
         inspection.timings["total"] += 1000 * seconds
         return inspection
 
-    def _warn_of_size(self, shape: tuple[int, ...]) -> None:
-        """Once per inspector: a line of warnings per frame would help nobody."""
+    def _warn(self, shape: tuple[int, ...]) -> None:
+        """Each kind once per inspector: a line of warnings per frame would help nobody."""
         calibration = require_calibration(self.bundle.manifest.calibration)
-        text = None if self._warned else size_warning(shape, calibration)
-        if text is not None:
-            self._warned = True
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+        texts = {
+            "refine": refine_warning(self.refine, calibration),
+            "size": size_warning(shape, calibration),
+        }
+        for kind, text in texts.items():
+            if text is not None and kind not in self._warned:
+                self._warned.add(kind)
+                warnings.warn(text, RuntimeWarning, stacklevel=4)

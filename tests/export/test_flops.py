@@ -51,3 +51,11 @@ def test_kept_bytes_follow_the_types() -> None:
     )  # fmt: skip
     assert kept_bytes(model, ["m"]) == 8
     assert kept_bytes(model, ["m", "y"]) == 8 + 32
+
+
+def test_cost_runs_the_graph_where_inference_cannot_tell_a_shape() -> None:
+    body = "c = Cast<to = 7>(k) r = Reshape(x, c) p = MatMul(r, w) y = ReduceSum(p)"
+    constants = "<float[2] k = {2, 3}, float[3, 1] w = {1, 1, 1}>"
+    model = _model(body, "float[6] x", "float y", constants)
+    # 2 x outputs x inner length, and the sum of two elements.
+    assert cost(model).flops == 2 * 2 * 3 + 2

@@ -9,7 +9,14 @@ import pytest
 
 from unblemish.bundle.manifest import Calibration, Preprocess
 from unblemish.errors import ConfigError
-from unblemish.runtime.decision import clean_mask, decide, image_score, size_warning, smooth
+from unblemish.runtime.decision import (
+    clean_mask,
+    decide,
+    image_score,
+    refine_warning,
+    size_warning,
+    smooth,
+)
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.weighting import ScoreWeight
@@ -127,3 +134,12 @@ def test_sizes_that_calibration_has_not_seen_are_named(shape: tuple[int, int], f
     if text is not None:
         assert f"{shape[1]} x {shape[0]} px, but calibration saw 200 x 100 to 400 x 300 px" in text
     assert size_warning(shape, calibration()) is None
+
+
+def test_refine_warning_names_both_searches() -> None:
+    text = refine_warning("none", calibration(refine="rgi"))
+    assert text is not None
+    assert "'rgi'" in text
+    assert "'none'" in text
+    assert refine_warning("rgi", calibration(refine="rgi")) is None
+    assert refine_warning("rgi", calibration()) is None

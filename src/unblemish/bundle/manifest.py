@@ -130,6 +130,7 @@ class Calibration(_Record):
     frame_sizes: tuple[tuple[int, int], tuple[int, int]] | None = Field(
         None, description="smallest and largest (height, width) of the normals used, native px"
     )
+    refine: str | None = Field(None, description="the search that the thresholds belong to")
     normals: int = Field(gt=0)
     synthetic: int = Field(0, ge=0, description="synthetic defects that chose the settings")
     seed: int
