@@ -99,6 +99,7 @@ def _reads(bundle: Bundle, backend: str, folder: Path | None) -> list[Read]:
 
 
 def _made(bundle: Bundle, backend: str, count: int = 8) -> list[bytes]:
+    import cv2
     import numpy as np
 
     from unblemish.images import encode_image
@@ -114,7 +115,13 @@ def _made(bundle: Bundle, backend: str, count: int = 8) -> list[bytes]:
     low, high = manifest.preprocess.low, manifest.preprocess.high
     white = min(manifest.preprocess.white or 255, 255)
     shades = np.clip((made - low) / (high - low) * white + 0.5, 0, white).astype(np.uint8)
-    return [encode_image(np.squeeze(image.transpose(1, 2, 0))) for image in shades]
+    frames = [np.squeeze(image.transpose(1, 2, 0)) for image in shades]
+    calibration = manifest.calibration
+    if calibration is not None and calibration.frame_sizes is not None:
+        # The size that the camera gives: native stages cost by it, not by the model's size.
+        height, width = calibration.frame_sizes[1]
+        frames = [np.asarray(cv2.resize(frame, (width, height)), np.uint8) for frame in frames]
+    return [encode_image(frame) for frame in frames]
 
 
 def _text(result: dict[str, Any]) -> str:
