@@ -26,7 +26,7 @@ def open_onnx(path: Path, options: ExportOptions) -> Source:
     Raises: ModelError where the file is damaged or its inputs and outputs do not fit; ConfigError
     where the range of intensities must be stated.
     """
-    model = _read(path)
+    model = open_model(path)
     content = model.SerializeToString()  # not the file, whose weights may be in another one
     latent_input = _latent_input(model, options, path)
     output = _image_output(model, options, path)
@@ -39,7 +39,7 @@ def open_onnx(path: Path, options: ExportOptions) -> Source:
     low, high = options.value_range or _range_of(model, output.name, path)
     model = _with_flat_latent(model, latent_input, path)
     latent = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    _rename(model, output.name, IMAGE)
+    rename(model, output.name, IMAGE)
     shape = value_shapes(model).get(IMAGE, ())
     if len(shape) != 4 or shape[1] not in (1, 3):
         raise ModelError(
@@ -62,7 +62,8 @@ def open_onnx(path: Path, options: ExportOptions) -> Source:
     )  # fmt: skip
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def open_model(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file. Raises: ModelError where it is none, or damaged."""
     try:
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
@@ -145,9 +146,9 @@ def _with_flat_latent(
     old, size = latent.name, math.prod(rest)
     flat = helper.make_tensor_value_info(LATENT, TensorProto.FLOAT, [BATCH, size])
     if len(rest) == 1:
-        _rename(model, old, LATENT)
+        rename(model, old, LATENT)
     else:
-        _rename(model, LATENT, f"{LATENT}_inner")
+        rename(model, LATENT, f"{LATENT}_inner")
         target = numpy_helper.from_array(np.array([-1, *rest], np.int64), "unblemish_latent_shape")
         model.graph.initializer.append(target)
         node = helper.make_node("Reshape", [LATENT, target.name], [old], "unblemish_latent")
@@ -158,13 +159,13 @@ def _with_flat_latent(
     return model
 
 
-def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
+def rename(model: onnx.ModelProto, old: str, new: str) -> None:
     """Rename a value everywhere; a value that has the new name already steps aside first."""
     if old == new:
         return
     everything = {name for node in model.graph.node for name in (*node.input, *node.output)}
     if new in everything:
-        _rename(model, new, f"{new}_inner")
+        rename(model, new, f"{new}_inner")
     for node in model.graph.node:
         _replace(node.input, old, new)
         _replace(node.output, old, new)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from unblemish.errors import ConfigError
 
@@ -18,6 +19,7 @@ class ExportOptions:
         name: of the bundle; None for the file name of its folder.
         encoder: include the encoder, which gives the start value of a search, where there is one.
         discriminator: include the discriminator as a penalty; an error where there is none.
+        features: ONNX feature extractor for a perceptual loss of weight `feature_weight`, or None.
         finetune: include graphs with free weights, for R-RGI without torch.
         latent_input: name of the latent where an ONNX model has several inputs.
         image_output: name of the image where an ONNX model has several outputs.
@@ -34,6 +36,8 @@ class ExportOptions:
     name: str | None = None
     encoder: bool = True
     discriminator: bool = False
+    features: Path | None = None
+    feature_weight: float = 1.0
     finetune: bool = False
     latent_input: str | None = None
     image_output: str | None = None
@@ -60,6 +64,8 @@ class ExportOptions:
             raise ConfigError(f"scale must be a positive number; found {self.scale}.")
         if self.overlap is not None and not 0 <= self.overlap < 0.9:
             raise ConfigError(f"overlap must lie in [0, 0.9); found {self.overlap}.")
+        if not 0 < self.feature_weight < math.inf:
+            raise ConfigError(f"feature weight must be positive; found {self.feature_weight}.")
         if not (self.image_tolerance > 0 and self.gradient_tolerance > 0):
             raise ConfigError("tolerances of the parity gate must be positive.")
 

@@ -282,6 +282,37 @@ def _check_company(
         gate.gradient("discriminator", there[LOGIT], expected)
         reference = _torch_vjp(network, IMAGE, image, cotangent)[IMAGE]
         gate.gradient("discriminator_gradient", back[f"grad_{IMAGE}"], reference)
+    if "features_forward" in graphs:
+        _check_features(gate, graphs, image, rng)
+
+
+def _check_features(gate: _Gate, graphs: Graphs, image: Array, rng: np.random.Generator) -> None:
+    """Central difference of <cotangents, features> along the gradient, where it is largest."""
+    forward, backward = Engine(graphs["features_forward"]), Engine(graphs["features_backward"])
+    there = forward({IMAGE: image})
+    cotangents = {
+        name: rng.standard_normal(there[name[3:]].shape).astype(np.float32)
+        for name in backward.inputs
+        if name.startswith("ct_")
+    }
+    gradient = backward({IMAGE: image, **there, **cotangents})[f"grad_{IMAGE}"].astype(np.float64)
+
+    def value(shift: Array) -> float:
+        found = forward({IMAGE: (image + shift).astype(np.float32)})
+        return float(
+            sum((found[n[3:]].astype(np.float64) * c).sum() for n, c in cotangents.items())
+        )
+
+    norm = float(np.linalg.norm(gradient))
+    # A root mean square change of a pixel by DIFFERENCE_STEP / 10: few kinks are crossed.
+    step = DIFFERENCE_STEP / 10 * np.sqrt(image.size)
+    shift = step * gradient / max(norm, 1e-30)
+    slope = (value(shift) - value(-shift)) / (2 * step)
+    gate.note(
+        "features_differences",
+        relative_error(np.array([norm]), np.array([slope])),
+        DIFFERENCE_TOLERANCE,
+    )
 
 
 def _check_finetune(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import ConfigError
 from unblemish.export import differentiate
+from unblemish.export.features import open_features
 from unblemish.export.flops import Cost, cost, kept_bytes
 from unblemish.export.options import ExportOptions
 from unblemish.export.passes import optimise
@@ -65,6 +66,12 @@ def plan_bundle(source: Source, options: ExportOptions) -> Plan:
         there_and_back = differentiate(optimise(source.discriminator), wrt=[IMAGE])
         graphs["discriminator_forward"] = optimise(there_and_back.forward)
         graphs["discriminator_backward"] = optimise(there_and_back.backward)
+    if options.features is not None:
+        there_and_back = differentiate(
+            optimise(open_features(options.features, source)), wrt=[IMAGE]
+        )
+        graphs["features_forward"] = optimise(there_and_back.forward)
+        graphs["features_backward"] = optimise(there_and_back.backward)
     weights: dict[str, NDArray[np.float32]] = {}
     if options.finetune:
         weights = _finetune(source, graphs)
@@ -92,6 +99,12 @@ def _without(model: onnx.ModelProto, weights: dict[str, Any]) -> onnx.ModelProto
     for tensor in fed:
         model.graph.initializer.remove(tensor)
     return model
+
+
+def feature_names(plan: Plan) -> list[str]:
+    """Outputs of the feature extractor that are compared, in order."""
+    entries = plan.graphs["features_backward"].graph.input
+    return [value.name[3:] for value in entries if value.name.startswith("ct_")]
 
 
 def files_of(plan: Plan) -> dict[str, bytes]:
@@ -122,6 +135,8 @@ def manifest_of(
         rgi["start"] = "encoder"
     if "discriminator_forward" in plan.graphs:
         rgi["discriminator_weight"] = 0.1  # seed 000, section 4.1 and appendix D
+    if "features_forward" in plan.graphs:
+        rgi["feature_weight"] = options.feature_weight
     return {
         "name": name,
         "created_by": __version__,
@@ -168,6 +183,8 @@ def _graph(role: GraphRole, plan: Plan) -> dict[str, Any]:
         if name in plan.weights and not output:
             return "weight"
         known = {LATENT: "latent", IMAGE: "image", "logit": "logit"}
+        if role == "features_forward" and name in feature_names(plan):
+            return "feature"
         return known.get(name, "kept" if forward else "feature")
 
     return {

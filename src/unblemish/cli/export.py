@@ -24,6 +24,11 @@ def export(
     discriminator: Annotated[
         bool, typer.Option("--discriminator", help="Include the discriminator as a penalty.")
     ] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="ONNX feature extractor for a perceptual loss, image in, features out."),
+    ] = None,
+    feature_weight: Annotated[float, typer.Option(help="Weight of the perceptual loss.")] = 1.0,
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Include weight gradients: R-RGI without torch.")
     ] = False,
@@ -62,6 +67,7 @@ def export(
 
     options = ExportOptions(
         name=name, encoder=encoder, discriminator=discriminator, finetune=finetune,
+        features=features, feature_weight=feature_weight,
         latent_input=latent_input, image_output=image_output,
         value_range=None if value_range is None else parse_range(value_range),
         geometry=geometry, scale=scale, overlap=overlap,
