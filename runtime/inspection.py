@@ -45,6 +45,10 @@ class Region:
 class Inspection:
     """The result for one frame; every array is a copy that the caller owns.
 
+    Mask and verdict are decided apart: the mask by the pixel threshold of the best outlines, the
+    verdict by the image threshold of the stated false-reject rate. So a part that passes may show
+    marks, and the overlay draws those in yellow.
+
     Args:
         mask: defects, (H, W) bool, native geometry.
         score: anomaly score, (H, W) float32, native geometry, unit: model intensity.

@@ -9,6 +9,7 @@ import pytest
 from unblemish.images import decode_image
 from unblemish.report.overlay import (
     OUTLINE,
+    PASSED,
     TRUTH,
     draw_overlay,
     fit_height,
@@ -130,3 +131,11 @@ def test_fit_height_bounds_the_width_of_a_strip(shape: tuple[int, int]) -> None:
     assert fitted.shape[0] == 200
     assert 1 <= fitted.shape[1] <= 800
     assert (fitted == 90).any()
+
+
+def test_draw_overlay_tells_marks_of_a_passed_part_apart() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[5:9, 5:9] = True
+    picture = draw_overlay(np.zeros((20, 20), np.uint8), mask, passed=True, least_side=20)
+    assert (picture == PASSED).all(axis=2).any()
+    assert not (picture == OUTLINE).all(axis=2).any()

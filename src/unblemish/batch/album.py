@@ -100,14 +100,21 @@ def sheet(entries: Sequence[Entry]) -> Picture:
 
 def _entry(result: Result, image: Image, inspection: Inspection, threshold: float | None) -> Entry:
     window = closeup_window(image.shape, inspection.regions)
+    passed = inspection.verdict == "pass"
     truth, about = result.truth, "" if result.truth is None else " (truth in blue)"
     if window is None:
         # Labels would be too small to read here; the caption states the largest measure.
-        found = draw_overlay(image, inspection.mask, truth=truth)
+        found = draw_overlay(image, inspection.mask, truth=truth, passed=passed)
         photograph, title = to_display(image), f"defects{about}"
     else:
         found = draw_closeup(
-            image, inspection.mask, inspection.regions, window, truth=truth, least_side=_HEIGHT
+            image,
+            inspection.mask,
+            inspection.regions,
+            window,
+            truth=truth,
+            passed=passed,
+            least_side=_HEIGHT,
         )
         photograph, title = mark_window(image, window), f"defects, enlarged{about}"
     panels: tuple[tuple[str, NDArray[Any]], ...] = (

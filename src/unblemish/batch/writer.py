@@ -84,7 +84,13 @@ class ResultWriter:
             "mask": f"masks/{source.name}.png",
             "restored": f"restored/{source.name}.{'tiff' if floating else 'png'}",
         }
-        overlay = draw_overlay(frame, inspection.mask, inspection.regions, truth=truth)
+        overlay = draw_overlay(
+            frame,
+            inspection.mask,
+            inspection.regions,
+            truth=truth,
+            passed=inspection.verdict == "pass",
+        )
         write_image(self.out / files["overlay"], overlay)
         write_image(self.out / files["mask"], inspection.mask)
         write_image(self.out / files["restored"], inspection.restored)

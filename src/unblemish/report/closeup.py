@@ -41,6 +41,7 @@ def draw_closeup(
     window: Box,
     *,
     truth: NDArray[np.bool_] | None = None,
+    passed: bool = False,
     least_side: int = 320,
 ) -> Picture:
     """Draw the overlay of the part of a frame inside `window`. Arguments as in `draw_overlay`."""
@@ -51,7 +52,9 @@ def draw_closeup(
         for region in regions
     ]
     cut = None if truth is None else truth[part]
-    return draw_overlay(frame[part], mask[part], moved, truth=cut, least_side=least_side)
+    return draw_overlay(
+        frame[part], mask[part], moved, truth=cut, passed=passed, least_side=least_side
+    )
 
 
 def mark_window(frame: NDArray[Any], window: Box) -> Picture:

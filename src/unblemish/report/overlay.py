@@ -16,6 +16,7 @@ Picture = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 OUTLINE = (255, 72, 0)
+PASSED = (235, 205, 60)  # marks on a part whose verdict is 'pass'
 TRUTH = (0, 190, 255)
 _DARK, _LIGHT = (20, 24, 27), (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -47,6 +48,7 @@ def draw_overlay(
     regions: Sequence[Region] = (),
     *,
     truth: NDArray[np.bool_] | None = None,
+    passed: bool = False,
     least_side: int = 512,
 ) -> Picture:
     """Draw the outline of `mask` on `frame`, and the measures of the largest regions.
@@ -58,6 +60,7 @@ def draw_overlay(
         frame: (H, W) or (H, W, 3), any pixel type.
         mask: (H, W) bool.
         truth: (H, W) bool, outlined in blue beneath.
+        passed: draw in yellow: marks that the verdict lets pass.
     Returns: (k H, k W, 3) uint8 RGB, k the factor.
     """
     factor = max(1, -(-least_side // max(frame.shape[:2])))
@@ -65,7 +68,9 @@ def draw_overlay(
     picture = _enlarge(to_display(frame), factor)
     if truth is not None:
         picture[_outline(_enlarge(truth.astype(np.uint8), factor), thickness)] = TRUTH
-    picture[_outline(_enlarge(mask.astype(np.uint8), factor), thickness)] = OUTLINE
+    picture[_outline(_enlarge(mask.astype(np.uint8), factor), thickness)] = (
+        PASSED if passed else OUTLINE
+    )
     boxes = [_scaled(region.box, factor) for region in regions]
     taken: list[Box] = []
     for region, box in list(zip(regions, boxes, strict=True))[:_MOST_LABELS]:
