@@ -17,8 +17,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from unblemish.bundle import Bundle, update_bundle
-from unblemish.export.share_weights import FILE_NAME
-from unblemish.export.shared_files import shared_files
+from unblemish.export.sharing.share_weights import FILE_NAME
+from unblemish.export.sharing.shared_files import shared_files
 from unblemish.onnx_files import read_onnx
 
 _SMALL = 256  # elements: below this nothing is gained

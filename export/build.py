@@ -49,7 +49,7 @@ def write_plan(made: Plan, source: Path, out: Path, options: ExportOptions) -> B
     """Check a plan by the parity gate and write it."""
     from unblemish.export.parity import check_parity
     from unblemish.export.plan import files_of, graph_file, manifest_of
-    from unblemish.export.shared_files import written
+    from unblemish.export.sharing.shared_files import written
 
     name = options.name or out.stem
     if not name:

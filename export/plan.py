@@ -18,7 +18,7 @@ from unblemish.export.features import open_features
 from unblemish.export.flops import Cost, cost, kept_bytes
 from unblemish.export.options import ExportOptions
 from unblemish.export.passes import optimise
-from unblemish.export.shared_files import shared_files
+from unblemish.export.sharing.shared_files import shared_files
 from unblemish.export.source import IMAGE, LATENT, Source
 from unblemish.export.weights import weights_of
 

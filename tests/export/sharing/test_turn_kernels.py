@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from unblemish.export.share_weights import share_weights
-from unblemish.export.turn_kernels import turn_kernels, turned
+from unblemish.export.sharing.share_weights import share_weights
+from unblemish.export.sharing.turn_kernels import turn_kernels, turned
 from unblemish.runtime.backends import open_backend
 
 Float = NDArray[np.float32]

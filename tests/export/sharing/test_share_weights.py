@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from unblemish.errors import BackendError, ModelError
-from unblemish.export.share_weights import FILE_NAME, SharedWeights, share_weights
+from unblemish.export.sharing.share_weights import FILE_NAME, SharedWeights, share_weights
 from unblemish.runtime.backends import open_backend
 
 Float = NDArray[np.float32]

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from unblemish.export.rescale_dense import rescale_dense
-from unblemish.export.share_weights import share_weights
+from unblemish.export.sharing.rescale_dense import rescale_dense
+from unblemish.export.sharing.share_weights import share_weights
 from unblemish.runtime.backends import open_backend
 
 Float = NDArray[np.float32]

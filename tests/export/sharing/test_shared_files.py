@@ -16,7 +16,7 @@ from unblemish.errors import BundleError
 from unblemish.export.build import build_bundle, write_plan
 from unblemish.export.options import ExportOptions
 from unblemish.export.plan import files_of
-from unblemish.export.shared_files import shared_files, written
+from unblemish.export.sharing.shared_files import shared_files, written
 from unblemish.onnx_files import read_onnx
 from unblemish.runtime.backends import open_backend
 
@@ -181,7 +181,7 @@ def shrink() -> Callable[[Bundle], Bundle]:
     """`shrink` of examples/shrink_bundle.py."""
     import importlib.util
 
-    path = Path(__file__).parents[2] / "examples" / "shrink_bundle.py"
+    path = Path(__file__).parents[3] / "examples" / "shrink_bundle.py"
     spec = importlib.util.spec_from_file_location("shrink_bundle", path)
     assert spec is not None
     assert spec.loader is not None

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 import onnx
 
 from unblemish.errors import BundleError
-from unblemish.export.rescale_dense import rescale_dense
-from unblemish.export.share_weights import FILE_NAME, LEAST, share_weights
-from unblemish.export.turn_kernels import turn_kernels
+from unblemish.export.sharing.rescale_dense import rescale_dense
+from unblemish.export.sharing.share_weights import FILE_NAME, LEAST, share_weights
+from unblemish.export.sharing.turn_kernels import turn_kernels
 
 
 def shared_files(graphs: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
