@@ -64,11 +64,9 @@ class Inversion:
         """See `Problem.evaluate`; the variables are (z,)."""
         (z,) = query
         g = self.engine.forward(z)
-        began = time.perf_counter()
         x = self.targets.rows(items)
         lam = np.ascontiguousarray(self.ladder[stage, items], np.float32)
         value, _, cotangent = self.image_part(x, g, lam)
-        self.engine.watch.add("kernels", began)
         grad, _ = self.engine.backward(cotangent)
         return Evaluation(value, (self.with_prior(z, grad, value),))
 
@@ -82,6 +80,7 @@ class Inversion:
 
     def image_part(self, x: Float, g: Float, lam: Float) -> tuple[Double, Float, Float]:
         """Value (B,), mask and cotangent of all terms in the image; workspace memory."""
+        began = time.perf_counter()
         rows, channels, height, width = g.shape
         get = self.workspace.array
         mask = get("mask", (rows, 1 if self.shared else channels, height, width))
@@ -89,6 +88,9 @@ class Inversion:
         value = get("value", (rows,), np.float64)
         scale = np.full(rows, 1.0 / g[0].size, np.float32)
         self.loss(x, g, lam, scale, mask=mask, cotangent=cotangent, objective=value)
-        for term in self.terms:
-            term.add(x, g, mask, cotangent=cotangent, value=value)
+        began = self.engine.watch.add("kernels", began)
+        if self.terms:
+            for term in self.terms:
+                term.add(x, g, mask, cotangent=cotangent, value=value)
+            self.engine.watch.add("terms", began)
         return value, mask, cotangent

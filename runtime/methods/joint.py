@@ -58,9 +58,11 @@ class JointInversion:
             mask_gradient=mask_gradient,
             objective=value,
         )
-        for term in self.terms:
-            term.add(x, g, mask, cotangent=cotangent, value=value)
-        self.engine.watch.add("kernels", began)
+        began = self.engine.watch.add("kernels", began)
+        if self.terms:
+            for term in self.terms:
+                term.add(x, g, mask, cotangent=cotangent, value=value)
+            self.engine.watch.add("terms", began)
         grad, _ = self.engine.backward(cotangent)
         if self.latent_weight:
             grad = grad.copy()

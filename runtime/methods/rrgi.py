@@ -66,11 +66,11 @@ class FinetuneInversion:
         z, *theta = query
         weights = {name: array[0] for name, array in zip(self.names, theta, strict=True)}
         g = self.engine.forward(z, weights)
-        began = time.perf_counter()
         row = np.array([self.item])
         lam = np.ascontiguousarray(self.inversion.ladder[-1, row], np.float32)
         x = self.inversion.targets.rows(row)
         value, mask, cotangent = self.inversion.image_part(x, g, lam)
+        began = time.perf_counter()
         self._hold_still(g, mask, cotangent, value)
         self.engine.watch.add("kernels", began)
         grad, others = self.engine.backward(cotangent)

@@ -20,10 +20,12 @@ STAGES = (
     "forward",
     "backward",
     "kernels",
+    "terms",
     "solver",
     "post",
     "image",
 )
+_SEARCH = ("start", "forward", "backward", "kernels", "terms")
 _LEAST_IMAGES = 3
 
 
@@ -32,9 +34,10 @@ def profile_stages(
 ) -> dict[str, Times]:
     """Inspect the images over and over for about `seconds`, and return the time of each stage.
 
-    'start' is the choice of start values, 'solver' what the search takes beyond engine, kernels
-    and start, 'post' restoring, deciding and measuring, 'image' the sum. The first inspection is
-    not counted. Without a calibration nothing is decided. 'steps' is a number, not a time.
+    'start' is the choice of start values, 'terms' the passes of discriminator and features,
+    'solver' what the search takes beyond all these, 'post' restoring, deciding and measuring,
+    'image' the sum. The first inspection is not counted. Without a calibration nothing is decided.
+    'steps' is a number, not a time.
 
     Args:
         images: functions that read and return a frame; at least one.
@@ -55,7 +58,7 @@ def _inspect(inspector: Inspector, read: Read) -> dict[str, float]:
     result = inspector.inspect(frame) if decided else inspector.search(frame)
     done = perf_counter()
     timings = result.timings
-    parts = {name: timings.get(name, 0.0) for name in ("start", "forward", "backward", "kernels")}
+    parts = {name: timings.get(name, 0.0) for name in _SEARCH}
     return {
         "decode": 1e3 * (decoded - began),
         "preprocess": timings["preprocess"],

@@ -14,7 +14,8 @@ from unblemish.runtime.profiling import Peaks, Times, roofline
 Command = Callable[..., Any]
 
 STAGES = {
-    "decode", "preprocess", "start", "forward", "backward", "kernels", "solver", "post", "image",
+    "decode", "preprocess", "start", "forward", "backward", "kernels", "terms", "solver", "post",
+    "image",
 }  # fmt: skip
 
 
