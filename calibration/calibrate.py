@@ -85,10 +85,10 @@ def calibrate(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if white is not None:
         opened = _with_white(opened, white)
-    white = opened.manifest.preprocess.white
-    chosen = choose_normals(normals, share=share, most=most, seed=seed, white=white)
+    stated = opened.manifest.preprocess.white
+    chosen = choose_normals(normals, share=share, most=most, seed=seed, white=white, stated=stated)
     polarity = opened.manifest.rgi.polarity
-    samples = SyntheticSet(chosen, images, seed, white, polarity)
+    samples = SyntheticSet(chosen, images, seed, white, polarity, stated)
     search = searcher or Inspector.open(opened, white=white)
     tuning = _tune(opened, samples, search, progress, min(chosen.frame))
     lam = tuning.best.lam

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from unblemish.bundle.manifest import Polarity
 from unblemish.calibration.defects import FILLS, SHAPES, Fill, Shape, SyntheticDefect, paste_defect
 from unblemish.calibration.defects.shapes import SMALLEST_SIDE
+from unblemish.calibration.split import draw
 from unblemish.calibration.thresholds import FEWEST
 from unblemish.errors import CalibrationError, ConfigError, SourceError
 from unblemish.images import list_images, read_image
-from unblemish.runtime.frames import to_unit
+from unblemish.runtime.frames import to_unit, white_for
 
 KINDS: tuple[tuple[Shape, Fill], ...] = tuple((shape, fill) for fill in FILLS for shape in SHAPES)
 
@@ -45,6 +46,7 @@ def choose_normals(
     most: int | None = None,
     seed: int = 0,
     white: float | None = None,
+    stated: float | None = None,
 ) -> Normals:
     """List the images of a folder, set aside what cannot be used, and draw.
 
@@ -52,6 +54,7 @@ def choose_normals(
     images drawn are those it was not trained on.
 
     Args:
+        white, stated: asked for, and stated by the bundle; see `white_for`.
         share: of the readable images, drawn at random.
         most: largest number used.
         white: intensity of white in the images, where it is not that of their dtype.
@@ -65,14 +68,16 @@ def choose_normals(
     sizes: dict[Path, tuple[int, int]] = {}
     rejected: list[tuple[Path, str]] = []
     for path in list_images(folder):
-        size = _usable_size(path, white)
+        size = _readable_size(path, white, stated)
         if isinstance(size, str):
             rejected.append((path, size))
         else:
             sizes[path] = size
-    good = list(sizes)
-    order = np.random.default_rng([seed, len(good)]).permutation(len(good))
-    drawn = [good[index] for index in order[: round(share * len(good))]][:most]
+    # Drawn before small images are left out, which training keeps: the draw hangs on their number.
+    drawn = draw(list(sizes), share, seed)
+    rejected += [(path, _too_small(path, size)) for path, size in sizes.items() if _small(size)]
+    good = [path for path in sizes if not _small(sizes[path])]
+    drawn = [path for path in drawn if not _small(sizes[path])][:most]
     if len(drawn) < FEWEST:
         raise CalibrationError(_too_few(folder, len(good), len(drawn), rejected))
     used = np.array([sizes[path] for path in drawn])
@@ -81,17 +86,23 @@ def choose_normals(
     return Normals(tuple(drawn), distinct, (height, width), tuple(rejected))
 
 
-def _usable_size(path: Path, white: float | None) -> tuple[int, int] | str:
-    """Height and width of an image, or why it cannot be used."""
+def _readable_size(path: Path, white: float | None, stated: float | None) -> tuple[int, int] | str:
+    """Height and width of an image, or why it cannot be read."""
     try:
         frame = read_image(path)
-        to_unit(frame, white=white)
+        to_unit(frame, white=white_for(frame, white, stated))
     except SourceError as error:
         return str(error)
-    height, width = frame.shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
-        return f"{path}: {width} x {height} px; at least {SMALLEST_SIDE} px a side are needed."
-    return height, width
+    return frame.shape[0], frame.shape[1]
+
+
+def _small(size: tuple[int, int]) -> bool:
+    return min(size) < SMALLEST_SIDE
+
+
+def _too_small(path: Path, size: tuple[int, int]) -> str:
+    height, width = size
+    return f"{path}: {width} x {height} px; at least {SMALLEST_SIDE} px a side are needed."
 
 
 def _too_few(
@@ -118,11 +129,12 @@ class SyntheticSet(Sequence[SyntheticDefect]):
         seed: int,
         white: float | None = None,
         polarity: Polarity = "both",
+        stated: float | None = None,
     ) -> None:
         self._normals = normals
         self._count = count
         self._seed = seed
-        self._white = white
+        self._white, self._stated = white, stated
         self._polarity = polarity
 
     def __len__(self) -> int:
@@ -140,6 +152,7 @@ class SyntheticSet(Sequence[SyntheticDefect]):
         frame = read_image(self._normals.paths[index % len(self._normals)])
         shape, fill = KINDS[index % len(KINDS)]
         rng = np.random.default_rng([self._seed, 1, index])
+        white = white_for(frame, self._white, self._stated)
         return paste_defect(
-            frame, rng, shape=shape, fill=fill, white=self._white, polarity=self._polarity
+            frame, rng, shape=shape, fill=fill, white=white, polarity=self._polarity
         )

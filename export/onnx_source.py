@@ -149,6 +149,7 @@ def _with_flat_latent(
         rename(model, old, LATENT)
     else:
         rename(model, LATENT, f"{LATENT}_inner")
+        old = latent.name  # itself renamed where it was called so
         target = numpy_helper.from_array(np.array([-1, *rest], np.int64), "unblemish_latent_shape")
         model.graph.initializer.append(target)
         node = helper.make_node("Reshape", [LATENT, target.name], [old], "unblemish_latent")

@@ -103,8 +103,9 @@ def _without(model: onnx.ModelProto, weights: dict[str, Any]) -> onnx.ModelProto
 
 def feature_names(plan: Plan) -> list[str]:
     """Outputs of the feature extractor that are compared, in order."""
-    entries = plan.graphs["features_backward"].graph.input
-    return [value.name[3:] for value in entries if value.name.startswith("ct_")]
+    fed = {value.name for value in plan.graphs["features_backward"].graph.input}
+    outputs = plan.graphs["features_forward"].graph.output
+    return [value.name for value in outputs if f"ct_{value.name}" in fed]
 
 
 def files_of(plan: Plan) -> dict[str, bytes]:

@@ -11,8 +11,11 @@ __all__ = ["Kernels", "default_kernels"]
 _warned = False
 
 
-def default_kernels() -> Kernels:
+def default_kernels(threads: int | None = None) -> Kernels:
     """Return the fastest kernels of this install: the compiled ones, else those in NumPy.
+
+    Args:
+        threads: of the compiled ones, None for all cores.
 
     Warns: RuntimeWarning, once per process, where the compiled kernels are missing.
     """
@@ -23,7 +26,7 @@ def default_kernels() -> Kernels:
         from unblemish.kernels.fallback import NumpyKernels
 
         return NumpyKernels()
-    return CpuKernels()
+    return CpuKernels(threads)
 
 
 def _warn_once(reason: ImportError) -> None:

@@ -27,7 +27,7 @@ class Kernels(Protocol):
     """The operations a solver needs between two engine calls.
 
     Implemented by `ReferenceKernels` (float64 NumPy inside, the oracle), `CpuKernels` (compiled
-    C++), `NumpyKernels` (where no compiler was) and, on NVIDIA hardware, `CudaKernels`.
+    C++), `NumpyKernels` (where no compiler was).
     """
 
     name: str

@@ -62,15 +62,11 @@ def load_engines(bundle: Bundle, backend: Backend) -> Engines:
     BackendError where the engine refuses one.
     """
     manifest, settings = bundle.manifest, bundle.manifest.rgi
-    forward = manifest.graphs.get("generator_forward")
-    if forward is None:
-        bundle.graph("generator_forward")  # raises, naming what there is
-    assert forward is not None
-    latent = tensor_of_role(manifest, "generator_forward", "latent", output=False)
-    image = tensor_of_role(manifest, "generator_forward", "image", output=True)
     pair = backend.pair(
         str(bundle.graph("generator_forward")), str(bundle.graph("generator_backward"))
     )
+    latent = tensor_of_role(manifest, "generator_forward", "latent", output=False)
+    image = tensor_of_role(manifest, "generator_forward", "image", output=True)
     terms: list[ImageTerm] = []
     if settings.discriminator_weight:
         critic = backend.pair(

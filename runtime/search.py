@@ -32,7 +32,7 @@ from unblemish.runtime.methods.rrgi import Finetuner, load_finetuner
 from unblemish.runtime.options import SearchOptions
 from unblemish.runtime.reserve import Reserve
 from unblemish.runtime.restore import Tiles, restore
-from unblemish.runtime.solvers.loop import Clock, Limits
+from unblemish.runtime.solvers.loop import Clock, Limits, share_of
 from unblemish.runtime.solvers.protocol import Double, Float
 from unblemish.runtime.starting import Starter, Starts
 
@@ -70,7 +70,7 @@ class Search:
         self.options = options or SearchOptions()
         self._settings = bundle.manifest.rgi
         self._geometry = Geometry(bundle.manifest.preprocess)
-        self._kernels = kernels or default_kernels()
+        self._kernels = kernels or default_kernels(self.options.threads)
         self._clock = clock
         backend = open_backend(self.options.backend, self.options.threads)
         self._engines: Engines = load_engines(bundle, backend)
@@ -84,7 +84,10 @@ class Search:
         self._reserved = Reserve()  # what the caller does afterwards
         self._finetuner: Finetuner | None = None
         if self.refine == "rrgi":
-            self._finetuner = load_finetuner(bundle, backend, self._kernels, paper=self._paper)
+            self._finetuner = load_finetuner(
+                bundle, backend, self._kernels, paper=self._paper, threads=self.options.threads
+            )
+            self._finetuner.engine.watch = self._engines.generator.watch
 
     def __call__(
         self,
@@ -108,7 +111,7 @@ class Search:
     @property
     def frames_at_once(self) -> int:
         """Frames that are worth searching together."""
-        return max(self._engines.batch // _STARTS, 1)
+        return max(self._engines.batch // self._starter.starts, 1)
 
     def reserve(self, pixels: int, seconds: float) -> None:
         """Note what the caller did afterwards: deadlines leave time for it."""
@@ -181,12 +184,9 @@ class Search:
         parts = []
         for number, first in enumerate(edges):
             rows = slice(first, first + per_batch)
-            share = None
-            if deadline is not None:
-                now = self._clock()
-                share = now + (deadline - now) / (len(edges) - number)
+            until = share_of(deadline, len(edges) - number, self._clock)
             chosen = Starts(starts.z[rows], starts.near)
-            parts.append(self._solve_batch(images[rows], chosen, lam, share))
+            parts.append(self._solve_batch(images[rows], chosen, lam, until))
         return Tiles.joined(parts)
 
     def _solve_batch(
@@ -205,9 +205,8 @@ class Search:
         return self._tiles(at_target, solution)
 
     def _limits(self, starts: Starts, lam: float, deadline: float | None) -> Limits:
-        if deadline is not None and self._finetuner is not None:
-            now = self._clock()
-            deadline = now + (deadline - now) / 2  # the other half is for the weights
+        if self._finetuner is not None:
+            deadline = share_of(deadline, 2, self._clock)  # the other half is for the weights
         steps = self.options.max_steps or (PAPER_STEPS if self._paper else self._settings.max_steps)
         return limits_for(
             self.options.schedule,

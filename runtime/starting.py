@@ -38,7 +38,7 @@ class Starter:
         self._size = manifest.model.latent_size
         self._engines = engines
         self._paper = paper
-        self._starts = 1 if paper else starts
+        self.starts = 1 if paper else starts
         count = PAPER_CANDIDATES if paper else candidates(manifest)
         self.bank: LatentBank | None = None
         if paper or self._settings.start != "zero":
@@ -59,7 +59,7 @@ class Starter:
             known = known or [np.zeros((len(images), self._size), np.float32)]
             starts = Starts(np.stack(known, axis=1))
         else:
-            random = self.bank.nearest(images, max(self._starts - len(known), 1), weights)
+            random = self.bank.nearest(images, max(self.starts - len(known), 1), weights)
             starts = Starts(np.concatenate([*(z[:, None] for z in known), random], axis=1))
         self._engines.generator.watch.add("start", began)
         return starts

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle.manifest import Preprocess
+from unblemish.calibration.split import draw
 from unblemish.calibration.training.options import TrainOptions
 from unblemish.errors import SourceError
 from unblemish.images import list_images, read_image
@@ -137,8 +138,5 @@ def _preprocess(frame: NDArray[Any], options: TrainOptions) -> Preprocess:
 
 
 def _split(paths: list[Path], options: TrainOptions) -> tuple[list[Path], list[Path]]:
-    count = round(len(paths) * options.held_back)
-    order = np.random.default_rng([options.seed, len(paths)]).permutation(len(paths))
-    held = set(order[:count].tolist())
-    train = [path for index, path in enumerate(paths) if index not in held]
-    return train, [path for index, path in enumerate(paths) if index in held]
+    held = set(draw(paths, options.held_back, options.seed))
+    return [path for path in paths if path not in held], [path for path in paths if path in held]

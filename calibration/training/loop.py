@@ -20,7 +20,7 @@ from unblemish.calibration.training.dataset import Normals
 from unblemish.calibration.training.options import TrainOptions, same_run
 from unblemish.calibration.training.samples import write_grid
 from unblemish.calibration.training.trainer import Trainer
-from unblemish.errors import ModelError
+from unblemish.errors import ConfigError, ModelError
 from unblemish.export.models.checkpoint import Checkpoint, save_checkpoint
 
 LR = 1e-3
@@ -124,6 +124,12 @@ class Run:
                 f"{self.out} holds weights only, no state to resume from. Train to another --out."
             )
         same_run(self.options, training["options"])
+        before, now = checkpoint.preprocess["channels"], self.normals.preprocess.channels
+        if before != now:
+            raise ConfigError(
+                f"{self.out} was trained on images of {before} channel(s), these give {now}. "
+                "Resume with the same --channels and images, or train to another --out."
+            )
         self.trainer.restore(checkpoint.weights, training["state"])
         self.step, self.seconds = int(training["step"]), float(training["seconds"])
         self.trainer.bfloat16 = bool(training["bfloat16"])

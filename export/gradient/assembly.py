@@ -38,7 +38,11 @@ def assemble(
     live = live_nodes(builder.nodes, [*originals, *grads])
     there, back = _directions(live, [*cotangents], grads)
     choice = split(
-        there, _reads(back), frozenset([*inputs, *originals]), writer.size, writer.is_constant
+        there,
+        _reads(back, cotangents),
+        frozenset([*inputs, *originals]),
+        writer.size,
+        writer.is_constant,
     )
     kept = [*choice.stored]
     extra = [name for name in kept if name not in originals and name not in inputs]
@@ -112,10 +116,10 @@ def _directions(
     return there, back
 
 
-def _reads(back: Sequence[onnx.NodeProto]) -> list[str]:
+def _reads(back: Sequence[onnx.NodeProto], cotangents: Sequence[str]) -> list[str]:
     made = {name for node in back for name in node.output}
     read = [name for node in back for name in node.input if name and name not in made]
-    return [name for name in read if not name.startswith("ct_")]
+    return [name for name in read if name not in cotangents]
 
 
 def _repeated_values(choice: Split) -> tuple[str, ...]:

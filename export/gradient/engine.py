@@ -18,7 +18,7 @@ from unblemish.export.gradient.loading import read_model
 from unblemish.export.gradient.normalise import WORKING_OPSET, WorkingGraph, normalise
 from unblemish.export.gradient.report import Report
 from unblemish.export.gradient.rule import RULES, ForwardNode
-from unblemish.export.gradient.types import FLOATING, Value, to_type
+from unblemish.export.gradient.types import FLOATING, Value
 
 __all__ = ["Differentiated", "differentiate"]
 
@@ -263,8 +263,3 @@ def forward_node(node: onnx.NodeProto) -> ForwardNode:
             value = [v.decode() for v in value]
         attributes[attribute.name] = value
     return ForwardNode(node.op_type, node.name, tuple(node.input), tuple(node.output), attributes)
-
-
-def value_info(name: str, value: Value) -> onnx.ValueInfoProto:
-    """Graph input or output of a known type."""
-    return helper.make_value_info(name, to_type(value))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from unblemish.cores import available_cores
 from unblemish.errors import ConfigError
 from unblemish.kernels import _cpu, checks
 from unblemish.kernels.api import Double, Float
@@ -30,7 +29,7 @@ class CpuKernels:
     name = "cpu"
 
     def __init__(self, threads: int | None = None, *, instruction_set: str | None = None) -> None:
-        count = _available() if threads is None else threads
+        count = available_cores() if threads is None else threads
         if count < 1:
             raise ConfigError(f"CpuKernels needs at least one thread, found threads={threads}.")
         available = instruction_sets()
@@ -175,9 +174,3 @@ class CpuKernels:
         except (TypeError, ValueError):
             checks.all_finite(x)
             raise
-
-
-def _available() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

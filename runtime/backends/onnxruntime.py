@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
+from unblemish.cores import available_cores
 from unblemish.errors import BackendError, ShapeError
-from unblemish.runtime.backends.pairing import Wiring, available_cores, check_feed, first_line, wire
+from unblemish.runtime.backends.pairing import Wiring, check_feed, first_line, wire
 from unblemish.runtime.backends.protocol import Array, TensorSpec
 from unblemish.runtime.workspace import Workspace
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from unblemish.cores import available_cores
 from unblemish.errors import BackendError, MissingDependencyError, ShapeError
-from unblemish.runtime.backends.pairing import Wiring, available_cores, check_feed, first_line, wire
+from unblemish.runtime.backends.pairing import Wiring, check_feed, first_line, wire
 from unblemish.runtime.backends.protocol import Array, TensorSpec
 
 try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -85,13 +84,6 @@ def check_feed(spec: TensorSpec, array: Array) -> None:
     )
     if not fits:
         raise ShapeError(f"input '{spec.name}' must have shape {spec.shape}; got {array.shape}.")
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def first_line(error: Exception) -> str:

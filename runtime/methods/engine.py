@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from unblemish.runtime.backends.protocol import Array, Pair
 from unblemish.runtime.solvers.protocol import Float
 
@@ -63,8 +61,3 @@ class GeneratorEngine:
         if len(self._shape) == 2:
             return z
         return z.reshape(len(z), *(int(d) for d in self._shape[1:]))
-
-
-def as_rows(values: Array, rows: int) -> Float:
-    """A float32 vector of length `rows` from a scalar or a vector."""
-    return np.ascontiguousarray(np.broadcast_to(np.asarray(values, np.float32), (rows,)))

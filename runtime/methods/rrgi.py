@@ -19,7 +19,7 @@ from unblemish.runtime.methods.engine import GeneratorEngine, Stopwatch
 from unblemish.runtime.methods.inversion import Inversion
 from unblemish.runtime.methods.rgi import Solution
 from unblemish.runtime.solvers.adam import Adam
-from unblemish.runtime.solvers.loop import Clock, Limits, run
+from unblemish.runtime.solvers.loop import Clock, Limits, run, share_of
 from unblemish.runtime.solvers.protocol import Double, Evaluation, Float, Index, Variables
 
 DEFAULT_STEPS = 50
@@ -117,11 +117,12 @@ class Finetuner:
 
         Args:
             inversion: the objective, item t being image t; its last stage is the target lambda.
+            deadline: for all images, which share the time until then.
         """
-        limits = Limits(max_steps=self.steps, deadline=deadline)
         images, z, values = [], solution.z.copy(), solution.value.copy()
         status, steps, traces = list(solution.status), solution.steps.copy(), list(solution.trace)
         for t in range(len(z)):
+            limits = Limits(self.steps, deadline=share_of(deadline, len(z) - t, clock))
             image, outcome_z, value, state, count, trace = self._one(
                 inversion, t, solution.z[t], limits, clock
             )
@@ -168,14 +169,19 @@ def _joined(first: Status, second: Status) -> Status:
 
 
 def load_finetuner(
-    bundle: Bundle, backend: Backend, kernels: Kernels, *, paper: bool = False
+    bundle: Bundle,
+    backend: Backend,
+    kernels: Kernels,
+    *,
+    paper: bool = False,
+    threads: int | None = None,
 ) -> Finetuner:
     """A fine-tuner from the bundle's weight-gradient graphs, else from its plain graph by torch.
 
     Args:
         paper: the paper's 1e-5 for the weights and nothing held; 500 steps unless the settings
             say how many.
-
+        threads: of torch, where it is needed.
     Raises: BundleError where the bundle has neither; MissingDependencyError where torch is needed
     and missing.
     """
@@ -186,7 +192,7 @@ def load_finetuner(
     else:
         from unblemish.runtime.methods.torch_weights import torch_weight_engine
 
-        engine, weights = torch_weight_engine(bundle)
+        engine, weights = torch_weight_engine(bundle, threads)
     if paper:
         return Finetuner(engine, weights, kernels, steps, PAPER_RATE, hold=0.0)
     return Finetuner(engine, weights, kernels, steps, settings.finetune_lr)

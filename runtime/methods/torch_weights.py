@@ -11,6 +11,7 @@ import numpy as np
 from unblemish.bundle import Bundle
 from unblemish.errors import BackendError, MissingDependencyError
 from unblemish.runtime.backends.protocol import Array
+from unblemish.runtime.engines import tensor_of_role
 from unblemish.runtime.methods.engine import Stopwatch
 from unblemish.runtime.solvers.protocol import Float
 
@@ -72,7 +73,9 @@ class TorchWeightEngine:
         return grad.reshape(len(grad), -1), filled
 
 
-def torch_weight_engine(bundle: Bundle) -> tuple[TorchWeightEngine, dict[str, Array]]:
+def torch_weight_engine(
+    bundle: Bundle, threads: int | None = None
+) -> tuple[TorchWeightEngine, dict[str, Array]]:
     """Engine and read-only weights of the bundle's plain generator graph.
 
     Raises: MissingDependencyError where torch or onnx is missing; BundleError where the bundle has
@@ -87,11 +90,12 @@ def torch_weight_engine(bundle: Bundle) -> tuple[TorchWeightEngine, dict[str, Ar
         ) from error
     import torch
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     # Bundles may store weights in float16; their updates are far smaller than its steps.
     graph = TorchGraph(str(path), dtype=torch.float32).eval()
-    record = bundle.manifest.graphs["generator"]
-    latent = next(t.name for t in record.inputs if t.role == "latent")
-    image = next(t.name for t in record.outputs if t.role == "image")
+    latent = tensor_of_role(bundle.manifest, "generator", "latent", output=False).name
+    image = tensor_of_role(bundle.manifest, "generator", "image", output=True).name
     weights = {}
     for name, parameter in graph.weights.items():
         copy = parameter.detach().numpy().copy()

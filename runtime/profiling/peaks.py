@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from importlib import resources
 from time import perf_counter
 
 import numpy as np
+
+from unblemish.cores import available_cores
 
 _SIDE = 1024  # of the matrices
 _COPIED = 64 << 20  # bytes per thread: beyond every cache
@@ -35,7 +36,7 @@ class Peaks:
 
 def measure_peaks(threads: int | None = None) -> Peaks:
     """Measure for about a second. The best of several rounds counts: a limit is no average."""
-    count = threads or _cores()
+    count = threads or available_cores()
     rates = {"numpy": _numpy_gemm(), "onnxruntime": _engine_gemm(count)}
     gemm = max(rates, key=lambda name: rates[name])
     return Peaks(rates[gemm], gemm, _copy_bandwidth(count), count)
@@ -80,9 +81,3 @@ def _fastest(work: Callable[[], object]) -> float:
         work()
         times.append(perf_counter() - began)
     return min(times)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

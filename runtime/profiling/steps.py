@@ -53,7 +53,8 @@ def profile_steps(
     Raises: ConfigError for another baseline; BundleError, BackendError or MissingDependencyError
     where a graph or engine is missing.
     """
-    ours = _EngineStep(open_backend(backend, threads).pair(*_pair_files(bundle)), bundle, kernels)
+    pair = open_backend(backend, threads).pair(*_pair_files(bundle))
+    ours = _EngineStep(pair, bundle, kernels or default_kernels(threads))
     theirs = None if baseline is None else _baseline(baseline, bundle, threads)
     rows = _rounds(ours, theirs, seconds)
     columns = {name: [row[name] for row in rows] for name in rows[0]}

@@ -25,6 +25,14 @@ Clock = Callable[[], float]
 _INTERIM = 30.0  # stages before the last need not be finished as finely
 
 
+def share_of(deadline: float | None, parts: int, clock: Clock) -> float | None:
+    """Deadline of the first of `parts` pieces of work that share the time until `deadline`."""
+    if deadline is None:
+        return None
+    now = clock()
+    return now + (deadline - now) / parts
+
+
 @dataclass(frozen=True)
 class Limits:
     """When to stop.

@@ -178,6 +178,13 @@ def test_resume_refuses_other_settings(
         train(normals, out, _options(steps=2, **changed), resume=True)
 
 
+def test_resume_refuses_images_of_other_channels(normals: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vae.pt"
+    train(normals, out, _options(steps=1, channels=1))
+    with pytest.raises(ConfigError, match=r"images of 1 channel\(s\), these give 3"):
+        train(normals, out, _options(steps=2, channels=3), resume=True)
+
+
 def test_resume_of_a_broken_checkpoint_is_refused_before_reading_images(tmp_path: Path) -> None:
     out = tmp_path / "vae.pt"
     out.write_bytes(b"PK\x03\x04 and then nothing")

@@ -78,6 +78,16 @@ def test_onnx_generator_fixed_to_one_image_is_freed(
     assert manifest.parity["image_generator"] < 1e-6  # against the file itself, one by one
 
 
+def test_onnx_generator_whose_deep_latent_is_called_z_is_exported(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    text = FIXED.replace("   z = Reshape", "   line = Reshape").replace("MatMul(z,", "MatMul(line,")
+    path = _write(tmp_path, text.replace("noise", "z"), rng)
+    manifest = build_bundle(path, tmp_path / "part.bundle").manifest
+    assert [t.name for t in manifest.graphs["generator"].inputs] == ["z"]
+    assert manifest.parity["image_generator"] < 1e-6
+
+
 def test_onnx_generator_that_mixes_its_batch_is_refused(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:

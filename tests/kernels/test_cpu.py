@@ -14,6 +14,7 @@ from unblemish.errors import ConfigError
 
 pytest.importorskip("unblemish.kernels._cpu", reason="this install was made without a C++ compiler")
 
+from unblemish.kernels import default_kernels
 from unblemish.kernels.cpu import CpuKernels, instruction_sets
 
 LARGE = (2, 3, 501, 503)  # above the size from which threads share the work
@@ -116,3 +117,9 @@ def test_instruction_set_defaults_to_the_widest_and_can_be_chosen() -> None:
         assert CpuKernels(instruction_set=name).instruction_set == name
     with pytest.raises(ConfigError, match=r"instruction_set='mmx'.*baseline"):
         CpuKernels(instruction_set="mmx")
+
+
+def test_default_kernels_keep_to_the_threads_asked_for() -> None:
+    kernels = default_kernels(1)
+    assert isinstance(kernels, CpuKernels)
+    assert kernels.threads == 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from unblemish import __version__
+from unblemish.cores import available_cores
 from unblemish.doctor.packages import PACKAGES, Package, installed_version
 from unblemish.doctor.probes import (
     probe_backend,
@@ -79,7 +79,7 @@ def examine() -> Report:
 
 
 def _system() -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     return {
         "unblemish": __version__,
         "python": platform.python_version(),

@@ -434,3 +434,8 @@ def test_a_missing_optional_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "networkx", None)
     with pytest.raises(MissingDependencyError, match=r"networkx.*unblemish\[onnx\]"):
         differentiate(chain(), wrt=["x"])
+
+
+def test_values_whose_names_look_like_cotangents_are_kept(check_gradients):
+    model = parse("ct_a = Exp(x) s = Sin(ct_a) y = Exp(s)")
+    check_gradients(model, lambda x: torch.exp(torch.sin(torch.exp(x))), wrt=["x"])

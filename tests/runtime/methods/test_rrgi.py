@@ -119,3 +119,24 @@ def test_options_refuse_nonsense() -> None:
     for options in ({"refine": "best"}, {"schedule": "slow"}, {"max_steps": 0}):
         with pytest.raises(ConfigError):
             SearchOptions(**options)  # type: ignore[arg-type]
+
+
+def test_rrgi_books_its_passes_with_those_of_the_search(
+    make_bundle: MakeBundle, shifted: Part
+) -> None:
+    bundle = rrgi_bundle(make_bundle, finetune=True)
+    search = Search(bundle, SearchOptions(threads=1, refine="rrgi"))
+    assert search._finetuner is not None
+    calls = []
+    forward = search._finetuner.engine.forward
+
+    def counted(*arguments: Any) -> Any:
+        before = search._engines.generator.watch.seconds.get("forward", 0.0)
+        image = forward(*arguments)
+        calls.append(search._engines.generator.watch.seconds["forward"] > before)
+        return image
+
+    search._finetuner.engine.forward = counted  # type: ignore[method-assign]
+    search(shifted[0])
+    assert calls
+    assert all(calls)
