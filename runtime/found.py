@@ -27,6 +27,9 @@ class Found:
         objective: mean over the tiles, at the target lambda.
         trace: objective by step, mean over the tiles.
         timings: stage -> milliseconds.
+        evidence: image score found apart from the score map (a detector's own), or None where the
+            largest value of the map is the image score.
+        kept_plain: regions whose refinement was judged worse than the detector's own outline.
     """
 
     restored: NDArray[Any]
@@ -38,3 +41,5 @@ class Found:
     objective: float
     trace: tuple[float, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
+    evidence: float | None = None
+    kept_plain: int = 0

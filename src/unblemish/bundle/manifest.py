@@ -11,6 +11,7 @@ SCHEMA_VERSION = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0)]
 Polarity = Literal["both", "dark", "bright"]
+Method = Literal["rgi", "patchcore", "padim", "cflow"]
 
 GraphRole = Literal[
     "generator",  # z -> image, plain
@@ -19,7 +20,8 @@ GraphRole = Literal[
     "encoder",  # image -> z (start value)
     "discriminator_forward",
     "discriminator_backward",
-    "features_forward",
+    "features",  # image -> features, plain (PatchCore, PaDiM, CFLOW-AD)
+    "features_forward",  # image -> features + kept tensors
     "features_backward",
     "finetune_forward",  # z + weights -> image + kept tensors
     "finetune_backward",  # -> grad_z + grad_<weight>
@@ -36,7 +38,18 @@ class Tensor(_Record):
     name: str
     shape: tuple[int | str, ...]
     dtype: str
-    role: Literal["latent", "image", "kept", "cotangent", "gradient", "weight", "feature", "logit"]
+    role: Literal[
+        "latent",
+        "image",
+        "kept",
+        "cotangent",
+        "gradient",
+        "weight",
+        "feature",  # of a detector: (batch, h, w, c), channels last
+        "position",  # encoding of the cells' places, (batch, c, h, w), an input of CFLOW-AD
+        "likelihood",  # log-likelihood per cell, (batch, h, w), an output of CFLOW-AD
+        "logit",
+    ]
 
 
 class Graph(_Record):
@@ -49,10 +62,10 @@ class Graph(_Record):
 
 
 class Model(_Record):
-    """Where the generator comes from and how large it is."""
+    """Where the network comes from and how large it is."""
 
-    kind: str = Field(description="vae, pggan, onnx, ...")
-    latent_size: int = Field(gt=0)
+    kind: str = Field(description="vae, pggan, resnet18, onnx, ...")
+    latent_size: int = Field(ge=0, description="0 for a feature extractor, which has no latent")
     parameters: int = Field(ge=0)
     source: str = Field(description="file name of the checkpoint or ONNX file")
     source_sha256: Sha256
@@ -98,6 +111,67 @@ class RgiSettings(_Record):
         0, ge=0, description="R-RGI: steps with the weights free; 0 is plain RGI"
     )
     finetune_lr: Positive = 1e-4
+
+
+class Mixture(_Record):
+    """Gaussians of the pixel prior, in [0, 1] intensity: (Q, C) means and (Q, C, C) precisions."""
+
+    means: tuple[tuple[float, ...], ...]
+    precisions: tuple[tuple[tuple[float, ...], ...], ...]
+    weights: tuple[float, ...] = Field(description="shares of the pixels; eq. 10 leaves them out")
+
+
+class Detector(_Record):
+    """What PatchCore, PaDiM or CFLOW-AD learned of normal features.
+
+    The graphs `features*` take images of the model's intensity of any height and width that are
+    multiples of `align`, and give cells of `stride` model pixels a side.
+    """
+
+    backbone: str = Field(description="resnet18, ..., or 'onnx'")
+    layers: tuple[str, ...]
+    stride: int = Field(gt=0, description="model pixels per cell of the (finest) score map")
+    align: int = Field(gt=0, description="sizes and offsets of crops are multiples of it, px")
+    reach: int = Field(
+        gt=0, description="model pixels around a pixel whose cells it moves noticeably"
+    )
+    channels: int = Field(gt=0, description="length of a feature vector")
+    statistics: dict[str, str] = Field(description="array -> npy file of the bundle")
+    mixtures: tuple[Mixture, ...] = Field((), description="pixel priors, by number of Gaussians")
+    normals: int = Field(gt=0, description="images fitted")
+    seed: int
+    smoothing_sigma: float = Field(4.0, ge=0, description="Gaussian on the plain map, model px")
+    mask_threshold: Positive | None = Field(
+        None, description="initial mask: plain map above it; set by calibration"
+    )
+
+
+class F2padSettings(_Record):
+    """Settings of F2PAD; intensities count in `unit`s, near ImageNet's standard deviation.
+
+    Source: seed 003, section IV-A3. The paper's value is the default where it states one.
+    """
+
+    unit: Positive = Field(0.226, description="[0, 1] intensity that counts as 1")
+    alpha1: float = Field(0.01, ge=0, description="weight of the pixel prior, eq. 10")
+    alpha2: float = Field(1e-4, ge=0, description="weight of the total variation, eq. 11")
+    beta0: float = Field(
+        1000.0, ge=0, description="weight of the LOG penalty times the defect's size, eq. 8"
+    )
+    components: int = Field(0, ge=0, description="which of the detector's mixtures")
+    epsilon: Positive = Field(1e-4, description="eq. 8")
+    step_size: Positive = Field(1.0, description="gamma_0 of eq. 15")
+    radius: int = Field(5, ge=0, le=15, description="k_s of eq. 13")
+    sigma_space: Positive = Field(1.1, description="sigma_0 of eq. 14, px^2")
+    sigma_colour: Positive = Field(3.0, description="sigma_1 of eq. 14, units^2")
+    clip: Positive = Field(0.03, description="largest component of the shared gradient")
+    candidates: int = Field(50, gt=0, description="PatchCore: nearest of so many, eq. 5")
+    dilation: int = Field(8, ge=0, description="around the initial mask, model px")
+    decrease: Positive = Field(
+        0.05, description="stop below so small a decrease of the objective (PaDiM: 0.1)"
+    )
+    max_steps: int = Field(1200, gt=0)
+    tolerance: Positive = Field(0.2, description="a_ij counts as zero up to this norm, in units")
 
 
 class Calibration(_Record):
@@ -156,7 +230,7 @@ class Manifest(_Record):
     schema_version: Literal[1] = 1
     name: str
     created_by: str = Field(description="unblemish version that wrote it")
-    method: Literal["rgi"] = "rgi"
+    method: Method = "rgi"
     model: Model
     graphs: dict[GraphRole, Graph]
     finetune_weights: str | None = Field(
@@ -164,6 +238,8 @@ class Manifest(_Record):
     )
     preprocess: Preprocess
     rgi: RgiSettings = RgiSettings()
+    detector: Detector | None = None
+    f2pad: F2padSettings = F2padSettings()
     calibration: Calibration | None = None
     millimetres_per_pixel: Positive | None = None
     parity: dict[str, float] = Field(
