@@ -1,0 +1,81 @@
+"""What `fit` is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from unblemish.calibration.features.fitter import MEMORY
+from unblemish.errors import ConfigError
+
+DetectorMethod = Literal["patchcore", "padim", "cflow"]
+GeometryName = Literal["stretch", "letterbox", "tiles"]
+PADIM_CHANNELS = 100
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Settings of one fit.
+
+    Args:
+        method: patchcore, padim or cflow.
+        size: model image side, px; a multiple of the network's coarsest stride.
+        channels: of the camera, 1 or 3; None to follow the first image.
+        backbone: name of the network; None to recognise it from the weights.
+        layers: whose outputs are the features; None for the method's own choice.
+        selected: padim: channels drawn at random from all; None for 100, 0 for all.
+        geometry, scale, overlap, white: how frames become model images, as `Preprocess`.
+        shrinkage, epsilon, rank: padim, see `PadimFitter`.
+        share, bank: patchcore: share of the features kept, and the most; None for its own choice.
+        most: normal images used at most, drawn at random.
+        held_back: share of the normal images kept out, for calibration.
+        seed: fixes all random choices.
+        memory: bytes to hold while fitting.
+        threads: of the engine; None for all cores.
+        extra: settings of a method of its own kind (cflow's training), checked by that method.
+    """
+
+    method: DetectorMethod
+    size: int = 224
+    channels: int | None = None
+    backbone: str | None = None
+    layers: tuple[str, ...] | None = None
+    selected: int | None = None
+    geometry: GeometryName = "stretch"
+    scale: float = 1.0
+    overlap: float = 0.25
+    white: float | None = None
+    shrinkage: Literal["ledoit-wolf", "epsilon"] = "ledoit-wolf"
+    epsilon: float = 0.01
+    rank: int | None = None
+    share: float | None = None
+    bank: int | None = None
+    most: int | None = None
+    held_back: float = 0.0
+    seed: int = 0
+    memory: int = MEMORY
+    threads: int | None = None
+    extra: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _choice("method", self.method, get_args(DetectorMethod))
+        _choice("geometry", self.geometry, get_args(GeometryName))
+        _choice("shrinkage", self.shrinkage, ("ledoit-wolf", "epsilon"))
+        if self.channels not in (None, 1, 3):
+            raise ConfigError(f"channels must be 1 (grey) or 3 (colour), not {self.channels}.")
+        for name in ("size", "scale", "white", "epsilon", "rank", "share", "bank", "most",
+                     "memory", "threads"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be positive, not {value}.")
+        if not 0 <= self.held_back < 1:
+            raise ConfigError(f"held_back must lie in [0, 1); found {self.held_back}.")
+        if not 0 <= self.overlap < 0.9:
+            raise ConfigError(f"overlap must lie in [0, 0.9); found {self.overlap}.")
+        if self.selected is not None and self.selected < 0:
+            raise ConfigError(f"selected must be 0 (all) or more; found {self.selected}.")
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}; found '{value}'.")
