@@ -49,9 +49,7 @@ class NormalImages:
             yield unit, geometry.unit_to_model(unit)
 
 
-def open_images(
-    folder: Path, options: FitOptions, advance: Advance | None = None
-) -> NormalImages:
+def open_images(folder: Path, options: FitOptions, advance: Advance | None = None) -> NormalImages:
     """List the images of a folder, decode each once, and draw.
 
     The draw is that of training and of `choose_normals`: calibration with the share and seed of
@@ -79,9 +77,7 @@ def open_images(
         )
     held = draw(good, options.held_back, options.seed)
     rest = [path for path in draw(good, 1.0, options.seed) if path not in set(held)]
-    return NormalImages(
-        preprocess, tuple(rest[: options.most]), tuple(held), tuple(rejected)
-    )
+    return NormalImages(preprocess, tuple(rest[: options.most]), tuple(held), tuple(rejected))
 
 
 def preprocess_of(frame: NDArray[Any], options: FitOptions) -> Preprocess:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.calibration.features.fitter import MEMORY, Float
+from unblemish.calibration.features.storage import Scratch
 from unblemish.errors import CalibrationError, ShapeError
 
 Double = NDArray[np.float64]
@@ -51,7 +50,7 @@ class Moments:
         self.locations = self.channels = 0
         self._memory = memory
         self._waiting: list[Float] = []
-        self._file: Any = None
+        self._scratch = Scratch()
         self._scatter: Double | None = None
 
     def update(self, features: Float) -> None:
@@ -98,9 +97,7 @@ class Moments:
         """Remove the temporary file."""
         self._scatter = None
         self._waiting = []
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._scratch.close()
 
     def _fourth(self, part: slice, d: Double, second: Double) -> Double:
         """Mean of ||y - d||^4 with d the mean of y, from the sums.
@@ -149,18 +146,9 @@ class Moments:
         self._scatter = self._zeros((*shape, self.channels))
 
     def _zeros(self, shape: tuple[int, int, int]) -> Double:
-        size = 8 * int(np.prod(shape, dtype=np.int64))
-        if size <= self._memory:
+        if 8 * int(np.prod(shape, dtype=np.int64)) <= self._memory:
             return np.zeros(shape)
-        try:
-            self._file = tempfile.TemporaryFile(prefix="unblemish-")
-            self._file.truncate(size)
-            return np.memmap(self._file, np.float64, "r+", shape=shape)
-        except OSError as error:
-            raise CalibrationError(
-                f"no room for {size / 1e9:.1f} GB of temporary sums: {error.strerror or error}. "
-                "Use fewer channels, a smaller image, or set TMPDIR to a larger disk."
-            ) from error
+        return self._scratch.zeros(shape)
 
     def _ranges(self, images: int = 0) -> Iterator[tuple[int, int]]:
         """Locations in steps whose temporary arrays stay small."""

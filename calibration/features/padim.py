@@ -88,7 +88,7 @@ class PadimFitter:
         check_images(self._moments.count, "PaDiM")
         locations, channels = self._moments.locations, self._moments.channels
         out = {"mean": np.empty((locations, channels), np.float32), **self._empty()}
-        shares = []
+        shares: list[Double] = []
         for block, shrunk, identity, share in self._covariances():
             part = slice(block.start, block.stop)
             out["mean"][part] = block.mean
@@ -120,10 +120,10 @@ class PadimFitter:
     def _covariances(self) -> Iterator[tuple[Block, Double, Double, Double]]:
         """Block, covariance (n, c, c), what its diagonal gains (n,), share of the identity (n,)."""
         floor = FLOOR * float(np.median(self._moments.mean_variance()))
-        least = max(floor, np.finfo(np.float32).tiny)
+        least = max(floor, float(np.finfo(np.float32).tiny))
         for block in self._moments.blocks():
             if self._shrinkage == "epsilon":
-                nothing = np.zeros(block.stop - block.start)
+                nothing: Double = np.zeros(block.stop - block.start)
                 yield block, block.covariance, nothing + self._epsilon, nothing
                 continue
             share = ledoit_wolf(block.covariance, block.fourth, self._moments.count)
@@ -153,7 +153,8 @@ def whiten(covariance: Double, identity: Double) -> Float:
     """
     diagonal = np.einsum("lii->li", covariance)
     diagonal += identity[:, None]
-    return pack_lower(invert_lower(np.linalg.cholesky(covariance)))
+    lower: Double = np.linalg.cholesky(covariance)  # type: ignore[assignment]
+    return pack_lower(invert_lower(lower))
 
 
 def low_rank(covariance: Double, identity: Double, rank: int) -> tuple[Float, Float]:
@@ -169,6 +170,6 @@ def low_rank(covariance: Double, identity: Double, rank: int) -> tuple[Float, Fl
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 0.0) + identity[:, None]
     rest = values[:, :-rank].mean(axis=1)
-    weight = np.sqrt(1.0 - rest[:, None] / values[:, -rank:])
+    weight = np.sqrt(np.maximum(1.0 - rest[:, None] / values[:, -rank:], 0.0))
     basis = (vectors[:, :, -rank:] * weight[:, None, :])[:, :, ::-1]
     return np.ascontiguousarray(basis, np.float32), (1.0 / rest).astype(np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from unblemish.calibration.features.coreset import coreset
 from unblemish.calibration.features.fitter import (
     MEMORY,
     Advance,
@@ -63,6 +62,8 @@ class PatchcoreFitter:
 
         Raises: CalibrationError where there were fewer than two images.
         """
+        from unblemish.calibration.features.coreset import coreset
+
         check_images(self._images, "PatchCore")
         rows = self._rows.array()
         count = min(max(round(self._share * len(rows)), 1), self._largest)
@@ -73,9 +74,7 @@ class PatchcoreFitter:
                 advance("coreset", done, total)
 
         if count < len(candidates):
-            chosen = coreset(
-                candidates, count, seed=self._seed, project=PROJECT, progress=progress
-            )
+            chosen = coreset(candidates, count, seed=self._seed, project=PROJECT, progress=progress)
         else:
             chosen = np.arange(len(candidates))
         bank = np.ascontiguousarray(candidates[np.sort(chosen)], np.float32)

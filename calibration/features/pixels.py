@@ -12,8 +12,10 @@ from unblemish.bundle.manifest import Mixture
 from unblemish.calibration.features.fitter import Float
 from unblemish.errors import CalibrationError, MissingDependencyError
 
+Double = NDArray[np.float64]
+
 COMPONENTS = (1, 2, 3, 5, 8)
-PIXELS = 20_000
+PIXELS = 10_000
 # Variance that the camera's rounding and noise have at least: one level of 8 bits. Without it a
 # synthetic image of one colour would give an infinite precision.
 FLOOR = (1.0 / 255.0) ** 2
@@ -75,20 +77,29 @@ def _fit(pixels: Float, count: int, seed: int) -> Mixture:
     except ImportError as error:
         raise MissingDependencyError("scikit-learn", "fit", "fitting the pixel prior") from error
     model = BayesianGaussianMixture(
-        n_components=count, reg_covar=FLOOR, max_iter=300, random_state=seed
+        n_components=count, reg_covar=FLOOR, max_iter=100, random_state=seed
     )
     with warnings.catch_warnings():
         # One colour gives k-means fewer clusters than asked for; an optimum not quite reached is
         # a prior nonetheless.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(pixels.astype(np.float64))
-    weights: NDArray[np.float64] = np.asarray(model.weights_)
+    weights: Double = np.asarray(model.weights_)
     order = [int(q) for q in np.argsort(-weights) if weights[q] >= SMALLEST_SHARE]
     kept = weights[order] / weights[order].sum()
     return Mixture.model_validate(
         {
             "means": np.asarray(model.means_)[order].tolist(),
-            "precisions": np.asarray(model.precisions_)[order].tolist(),
+            "precisions": _bounded(np.asarray(model.precisions_)[order]).tolist(),
             "weights": kept.tolist(),
         }
     )
+
+
+def _bounded(precisions: Double) -> Double:
+    """Precisions (Q, C, C) whose covariances keep the floor; the posterior misses it a little."""
+    values, vectors = np.linalg.eigh(precisions)
+    bounded: Double = (vectors * np.minimum(values, 1.0 / FLOOR)[:, None, :]) @ np.swapaxes(
+        vectors, 1, 2
+    )
+    return bounded

@@ -1,0 +1,109 @@
+"""From a folder of normal images and the weights of a network to a bundle that detects."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import Mixture
+from unblemish.calibration.features.fitter import Advance, Fitted
+from unblemish.calibration.features.images import NormalImages, open_images
+from unblemish.calibration.features.options import FitOptions
+from unblemish.calibration.features.pixels import PixelSampler, fit_mixtures
+from unblemish.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit made.
+
+    Args:
+        bundle: the bundle written.
+        images: what was read, fitted, held back and set aside.
+        facts: (what, value) for people; `notes` what a user should know.
+        seconds: stage -> time.
+    """
+
+    bundle: Bundle
+    images: NormalImages
+    facts: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def fit(
+    options: FitOptions,
+    normals: Path,
+    weights: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    advance: Advance | None = None,
+) -> FitReport:
+    """Fit a detector on the normal images of a folder, and write its bundle.
+
+    Args:
+        normals: images, at any depth; unreadable ones are set aside and reported.
+        weights: of the network, or an .onnx with named feature outputs.
+        out: bundle to write; one that is there is replaced at the very end.
+        advance: called with (stage, done, total).
+    Raises: SourceError where no image can be read; CalibrationError where there are too few;
+    ModelError where the weights are missing, damaged or of another network; ConfigError where a
+    setting does not fit; MissingDependencyError; BundleError where the bundle cannot be written.
+    """
+    from unblemish.calibration.features.assembly import check_weights, fit_features, write
+
+    check_out(out)
+    check_weights(weights)
+    clock = {"start": time.monotonic()}
+    images = open_images(normals, options, advance)
+    clock["reading"] = time.monotonic()
+    made = fit_features(options, images, weights, advance)
+    clock["features"] = time.monotonic()
+    mixtures = fit_prior(images, options.seed, advance)
+    clock["pixel prior"] = time.monotonic()
+    bundle = write(options, images, made, mixtures, out, name or out.stem)
+    clock["writing"] = time.monotonic()
+    return FitReport(
+        bundle, images, made.fitted.facts, notes_of(images, made.fitted), _differences(clock)
+    )
+
+
+def check_out(out: Path) -> None:
+    """Raise ConfigError where `out` cannot become a bundle, before anything is computed."""
+    if out.is_file():
+        raise ConfigError(f"{out} is a file; a bundle is a folder. Choose another --out.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file():
+        raise ConfigError(f"{out} is a folder with other things in it. Choose another --out.")
+
+
+def fit_prior(
+    images: NormalImages, seed: int, advance: Advance | None = None
+) -> tuple[Mixture, ...]:
+    """The pixel priors of normal images, at their own resolution; see `fit_mixtures`."""
+    from unblemish.runtime.frames import to_channels
+
+    sampler = PixelSampler(len(images), seed=seed)
+    for number, (unit, _) in enumerate(images, 1):
+        sampler.update(to_channels(unit, images.preprocess.channels))
+        if advance is not None:
+            advance("pixels", number, len(images))
+    return fit_mixtures(sampler.pixels(), seed=seed)
+
+
+def notes_of(images: NormalImages, fitted: Fitted) -> tuple[str, ...]:
+    """What the user should know about this fit, one sentence each."""
+    few = (
+        (f"{len(images)} normal images are few: what normal parts vary in may be missing.",)
+        if len(images) < 16
+        else ()
+    )
+    return fitted.notes + few
+
+
+def _differences(clock: dict[str, float]) -> dict[str, float]:
+    names = list(clock)
+    return {b: clock[b] - clock[a] for a, b in itertools.pairwise(names)}
