@@ -45,7 +45,7 @@ class FitOptions:
     scale: float = 1.0
     overlap: float = 0.25
     white: float | None = None
-    shrinkage: Literal["ledoit-wolf", "epsilon"] = "ledoit-wolf"
+    shrinkage: Literal["ledoit-wolf", "epsilon"] = "epsilon"
     epsilon: float = 0.01
     rank: int | None = None
     share: float | None = None

@@ -98,7 +98,7 @@ def test_ledoit_wolf_matches_scikit_learn(images: int) -> None:
 @pytest.mark.parametrize("memory", [1 << 30, SMALL])
 def test_padim_distance_matches_scikit_learn(images: int, memory: int) -> None:
     stack = features(images)
-    out = fitted(PadimFitter(memory=memory), stack)
+    out = fitted(PadimFitter(shrinkage="ledoit-wolf", memory=memory), stack)
     probe = features(1, seed=1)
     for place in range(HEIGHT * WIDTH):
         model = LedoitWolf().fit(at(stack, place))
@@ -143,13 +143,13 @@ def test_padim_is_finite_when_a_place_never_changes() -> None:
     stack = features(20)
     stack[:, 0, 0] = 3.0  # a flat background
     stack[..., 4] = 0.0  # a dead channel
-    for fitter in (PadimFitter(), PadimFitter(rank=5), PadimFitter(shrinkage="epsilon")):
+    for fitter in (PadimFitter(), PadimFitter(rank=5), PadimFitter(shrinkage="ledoit-wolf")):
         assert all(np.isfinite(array).all() for array in fitted(fitter, stack).values())
 
 
 def test_padim_is_finite_when_all_images_are_the_same() -> None:
     stack = np.repeat(features(1), 5, axis=0)
-    for fitter in (PadimFitter(), PadimFitter(rank=3)):
+    for fitter in (PadimFitter(shrinkage="ledoit-wolf"), PadimFitter(rank=3)):
         assert all(np.isfinite(array).all() for array in fitted(fitter, stack).values())
 
 
