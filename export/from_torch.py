@@ -33,6 +33,7 @@ def to_onnx(
     input_name: str,
     output_name: str,
     fold: bool = True,
+    any_size: bool = False,
 ) -> onnx.ModelProto:
     """Export a network of one input and one output.
 
@@ -41,12 +42,16 @@ def to_onnx(
         shape: of the input without the batch.
         fold: compute constant expressions; without it every parameter stays an initialiser of its
             own name, as fine-tuning needs.
+        any_size: leave height and width of an image (C, H, W) open; `shape` is then an example.
     Returns: a model of opset 20 whose input and output have the symbolic first dimension 'batch'.
     Raises: ModelError where torch cannot trace the network; MissingDependencyError without
     onnxscript.
     """
     # Two items: a batch of one would be taken for a constant.
     example = torch.zeros(2, *shape)
+    free: dict[int, object] = {0: torch.export.Dim(BATCH)}
+    if any_size:
+        free |= {axis: torch.export.Dim.DYNAMIC for axis in (2, 3)}
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -54,7 +59,7 @@ def to_onnx(
                 (example,),
                 input_names=[input_name],
                 output_names=[output_name],
-                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+                dynamic_shapes=(free,),
                 opset_version=OPSET,
                 dynamo=True,
                 optimize=fold,

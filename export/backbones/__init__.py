@@ -1,0 +1,1 @@
+"""Networks whose inner layers serve as features, with torchvision's names."""
