@@ -67,7 +67,7 @@ class Geometry:
         """Number of model images that a frame of this shape becomes."""
         if self.preprocess.geometry != "tiles":
             return 1
-        rows, columns = _tile_grid(frame_shape[0], frame_shape[1], self.preprocess)
+        rows, columns = tile_grid(frame_shape[0], frame_shape[1], self.preprocess)
         return len(rows) * len(columns)
 
     def to_intensity(self, unit: Float) -> Float:
@@ -110,7 +110,7 @@ def _unstretch(tiles: Float, p: Preprocess, shape: tuple[int, int]) -> Float:
     return resize(tiles[0], *shape)
 
 
-def _letterbox_box(height: int, width: int, p: Preprocess) -> tuple[int, int, int, int]:
+def letterbox_box(height: int, width: int, p: Preprocess) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the frame's picture inside the model image."""
     factor = min(p.height / height, p.width / width)
     h = min(max(round(height * factor), 1), p.height)
@@ -119,12 +119,12 @@ def _letterbox_box(height: int, width: int, p: Preprocess) -> tuple[int, int, in
 
 
 def _letterbox(image: Float, p: Preprocess) -> list[Float]:
-    top, left, h, w = _letterbox_box(image.shape[0], image.shape[1], p)
+    top, left, h, w = letterbox_box(image.shape[0], image.shape[1], p)
     return [_pad(resize(image, h, w), top, p.height - h - top, left, p.width - w - left)]
 
 
 def _unletterbox(tiles: Float, p: Preprocess, shape: tuple[int, int]) -> Float:
-    top, left, h, w = _letterbox_box(*shape, p)
+    top, left, h, w = letterbox_box(*shape, p)
     return resize(np.ascontiguousarray(tiles[0, top : top + h, left : left + w]), *shape)
 
 
@@ -132,7 +132,8 @@ def _pad(image: Float, top: int, bottom: int, left: int, right: int) -> Float:
     return np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
 
 
-def _scaled(height: int, width: int, p: Preprocess) -> tuple[int, int]:
+def scaled_size(height: int, width: int, p: Preprocess) -> tuple[int, int]:
+    """(height, width) of the frame brought to the scale of its tiles."""
     return max(round(height * p.scale), 1), max(round(width * p.scale), 1)
 
 
@@ -145,14 +146,15 @@ def _positions(length: int, tile: int, overlap: float) -> list[int]:
     return [int(start) for start in np.rint(np.linspace(0, length - tile, count))]
 
 
-def _tile_grid(height: int, width: int, p: Preprocess) -> tuple[list[int], list[int]]:
-    h, w = _scaled(height, width, p)
+def tile_grid(height: int, width: int, p: Preprocess) -> tuple[list[int], list[int]]:
+    """First row of every row of tiles, first column of every column, in the scaled frame."""
+    h, w = scaled_size(height, width, p)
     return _positions(h, p.height, p.overlap), _positions(w, p.width, p.overlap)
 
 
 def _cut(image: Float, p: Preprocess) -> list[Float]:
-    rows, columns = _tile_grid(image.shape[0], image.shape[1], p)
-    h, w = _scaled(image.shape[0], image.shape[1], p)
+    rows, columns = tile_grid(image.shape[0], image.shape[1], p)
+    h, w = scaled_size(image.shape[0], image.shape[1], p)
     scaled = _pad(resize(image, h, w), 0, max(p.height - h, 0), 0, max(p.width - w, 0))
     return [scaled[r : r + p.height, c : c + p.width] for r in rows for c in columns]
 
@@ -172,8 +174,8 @@ def _weights(starts: list[int], tile: int, length: int) -> Float:
 
 
 def _join(tiles: Float, p: Preprocess, shape: tuple[int, int]) -> Float:
-    rows, columns = _tile_grid(*shape, p)
-    h, w = _scaled(*shape, p)
+    rows, columns = tile_grid(*shape, p)
+    h, w = scaled_size(*shape, p)
     extent = max(h, p.height), max(w, p.width)
     down, across = _weights(rows, p.height, extent[0]), _weights(columns, p.width, extent[1])
     canvas = np.zeros((*extent, tiles.shape[3]), np.float32)
