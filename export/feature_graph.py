@@ -123,6 +123,10 @@ def _extractor(
     class Extractor(nn.Module):
         """Images in [0, 1] to feature vectors, channels last."""
 
+        mean: Tensor
+        std: Tensor
+        chosen: Tensor | None
+
         def __init__(self) -> None:
             super().__init__()
             self.network = network

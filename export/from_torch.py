@@ -51,7 +51,7 @@ def to_onnx(
     example = torch.zeros(2, *shape)
     free: dict[int, object] = {0: torch.export.Dim(BATCH)}
     if any_size:
-        free |= {axis: torch.export.Dim.DYNAMIC for axis in (2, 3)}
+        free |= dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)
     try:
         with _quiet():
             program = torch.onnx.export(

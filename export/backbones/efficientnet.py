@@ -58,7 +58,8 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, channels, h, w)."""
         mean = x.mean((2, 3), keepdim=True)
-        return x * self.fc2(nn.functional.silu(self.fc1(mean))).sigmoid()
+        weights: Tensor = self.fc2(nn.functional.silu(self.fc1(mean))).sigmoid()
+        return x * weights
 
 
 class MBConv(nn.Module):
@@ -106,8 +107,8 @@ class EfficientNet(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """x: normalised images (batch, 3, H, W). Returns the wanted layers, (batch, c, h, w)."""
         outputs = []
-        for index, part in enumerate(self.features[: self.wanted[-1] + 1]):
-            x = part(x)
+        for index in range(self.wanted[-1] + 1):
+            x = self.features[index](x)
             if index in self.wanted:
                 outputs.append(x)
         return outputs

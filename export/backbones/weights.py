@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"no weights at {path}. Give the ImageNet weights of one of {', '.join(BACKBONES)}, as "
             "torchvision publishes them (the state_dict, .pth or .safetensors), or an .onnx file."
         )
+    content: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
