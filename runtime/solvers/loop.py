@@ -46,6 +46,9 @@ class Limits:
         floor: values below it count as so large in that test: what lies at zero is never flat.
         deadline: time on the clock (seconds) at which the loop must have returned, or None.
         race: after so many steps only the best start of each group goes on; 0 lets all finish.
+        decrease: an item's stage also ends when none of the last `patience` steps brought its best
+            value down by as much as this; 0 switches the test off.
+        interim: a stage before the last also ends after so many steps; 0: only when it is flat.
     """
 
     max_steps: int
@@ -54,6 +57,8 @@ class Limits:
     deadline: float | None = None
     race: int = 0
     floor: float = 0.0
+    decrease: float = 0.0
+    interim: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ class _Driver(Generic[S]):
         flat = np.array([self._flat(item) for item in self.active], np.bool_)
         last = self.stage[self.active] >= self.problem.stages - 1
         failed = stuck & ~np.isfinite(value)
-        onward = (stuck | flat) & ~last & ~spent & ~failed
+        onward = (stuck | flat | self._long_enough()) & ~last & ~spent & ~failed
         self._next_stage(onward)
         ended = np.where(failed, 3, np.where((stuck | flat) & last, 2, np.where(spent, 1, 0)))
         for code, status in (
@@ -176,9 +181,20 @@ class _Driver(Generic[S]):
                 self.status[item] = status
         self._keep(ended == 0)
 
+    def _long_enough(self) -> Bool:
+        """Active items whose stage has had its steps, where stages before the last are limited."""
+        interim = self.limits.interim
+        return np.array([0 < interim <= len(self.window[item]) for item in self.active], np.bool_)
+
     def _flat(self, item: int) -> bool:
         window, patience = self.window[item], self.limits.patience
-        if self.limits.tolerance <= 0 or len(window) <= patience or not np.isfinite(window[-1]):
+        if len(window) <= patience or not np.isfinite(window[-1]):
+            return False
+        if self.limits.decrease > 0:
+            falls = -np.diff(window[-1 - patience :])
+            if bool((falls < self.limits.decrease).all()):
+                return True
+        if self.limits.tolerance <= 0:
             return False
         if self.groups is not None and self.steps[item] < self.limits.race:
             return False  # starts are compared within the first stage

@@ -1,0 +1,216 @@
+"""Regions of interest: the native pixels that are searched, and the model crop for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.runtime.resampling import Axis, Span
+
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rows top..bottom and columns left..right (behind the last) of an image."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.right - self.left
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return self.height * self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the last two axes of an image."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def join(self, other: Box) -> Box:
+        """The smallest box around both."""
+        return Box(
+            min(self.top, other.top),
+            min(self.left, other.left),
+            max(self.bottom, other.bottom),
+            max(self.right, other.right),
+        )
+
+
+@dataclass(frozen=True)
+class Region:
+    """Pixels that are searched together.
+
+    Args:
+        tile: model image that shows them.
+        crop: of the model image, sides multiples of the detector's `align`.
+        window: native pixels that hold the free ones.
+        parts: labels of the connected parts of the free pixels that belong here.
+    """
+
+    tile: int
+    crop: Box
+    window: Box
+    parts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What crops may be cut from a tile.
+
+    Args:
+        height, width: of the tile, model px. align: see `Detector.align`.
+        margin: model px of surroundings on every side of the free pixels.
+        border: native px around the free pixels that the window holds too (neighbours that share
+            gradients, and those of the total variation).
+    """
+
+    height: int
+    width: int
+    align: int
+    margin: int
+    border: int
+
+    def crop(self, rows: Span, columns: Span) -> Box:
+        """The aligned crop around model pixels, as large as the margin asks and the tile allows."""
+        top, bottom = self._axis(rows, self.height)
+        left, right = self._axis(columns, self.width)
+        return Box(top, left, bottom, right)
+
+    def whole(self) -> Box:
+        """The tile itself."""
+        return Box(0, 0, self.height, self.width)
+
+    def _axis(self, span: Span, length: int) -> Span:
+        """Sides are multiples of twice `align`, so that few sizes occur, where there is room."""
+        a = self.align
+        first = max(span[0] - self.margin, 0) // a * a
+        last = min(-(-(span[1] + self.margin) // a) * a, length)
+        odd = (last - first) // a % 2
+        if odd and last + a <= length:
+            last += a
+        elif odd and first >= a:
+            first -= a
+        return first, last
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Connected parts of the free pixels.
+
+    Args:
+        labels: (H, W) int32, 0 where nothing is free, k + 1 on part k.
+        boxes: native, of every part. tiles: the model image that shows it best.
+    """
+
+    labels: NDArray[np.int32]
+    boxes: tuple[Box, ...]
+    tiles: tuple[int, ...]
+
+
+def label_parts(free: Bool, owner: NDArray[np.int32] | None = None) -> Parts:
+    """Split free pixels (H, W) into connected parts (8 neighbours), each within one tile.
+
+    Args:
+        owner: (H, W) the tile of every pixel, see `owners`; None where there is one tile.
+    """
+    labels = np.zeros(free.shape, np.int32)
+    boxes: list[Box] = []
+    tiles: list[int] = []
+    for tile in (0,) if owner is None else np.unique(owner[free]):
+        mine = free if owner is None else free & (owner == tile)
+        count, found, stats, _ = cv2.connectedComponentsWithStats(
+            mine.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
+        )
+        labels = np.where(found > 0, found + len(boxes), labels).astype(np.int32, copy=False)
+        boxes += [Box(int(t), int(x), int(t + h), int(x + w)) for x, t, w, h, _ in stats[1:count]]
+        tiles += [int(tile)] * (count - 1)
+    return Parts(labels, tuple(boxes), tuple(tiles))
+
+
+def owners(axes: Sequence[tuple[Axis, Axis]], shape: tuple[int, int]) -> NDArray[np.int32] | None:
+    """The tile whose middle is nearest to each native pixel, (H, W); None for a single tile."""
+    if len(axes) == 1:
+        return None
+    height, width = shape
+    down = np.stack([_distance(rows, height) for rows, _ in axes])
+    across = np.stack([_distance(columns, width) for _, columns in axes])
+    # Tiles stand in rows and columns, so the nearest in both axes apart is one of them.
+    row, column = down.min(axis=0), across.min(axis=0)
+    owner = np.full((height, width), -1, np.int32)
+    for tile in range(len(axes)):
+        mine = np.outer(down[tile] == row, across[tile] == column)
+        owner[mine & (owner < 0)] = tile
+    return owner
+
+
+def _distance(axis: Axis, length: int) -> NDArray[np.float64]:
+    """From native pixels to the middle of the tile along one axis, model px."""
+    place = (np.arange(length) + 0.5) * axis.scale - axis.offset
+    distance: NDArray[np.float64] = np.abs(place - axis.length / 2)
+    return distance
+
+
+def find_regions(parts: Parts, axes: Sequence[tuple[Axis, Axis]], grid: Grid) -> list[Region]:
+    """Crops for the parts of a frame; those that are cheaper together than apart are joined.
+
+    Args:
+        axes: rows and columns of every tile.
+    """
+    regions = [
+        _region(tile, box, (label,), axes[tile], grid)
+        for label, (box, tile) in enumerate(zip(parts.boxes, parts.tiles, strict=True), 1)
+    ]
+    joined: list[Region] = []
+    while regions:
+        region = regions.pop()
+        for other in joined:
+            both = _join(region, other)
+            if both is not None:
+                joined.remove(other)
+                regions.append(both)
+                break
+        else:
+            joined.append(region)
+    return sorted(joined, key=lambda r: (r.tile, r.parts))
+
+
+def _region(
+    tile: int, box: Box, parts: tuple[int, ...], axes: tuple[Axis, Axis], grid: Grid
+) -> Region:
+    rows, columns = axes
+    crop = grid.crop(
+        rows.model_span((box.top, box.bottom)), columns.model_span((box.left, box.right))
+    )
+    window = Box(
+        max(box.top - grid.border, 0),
+        max(box.left - grid.border, 0),
+        min(box.bottom + grid.border, rows.source),
+        min(box.right + grid.border, columns.source),
+    )
+    return Region(tile, crop, window, parts)
+
+
+def _join(one: Region, other: Region) -> Region | None:
+    """Both in one crop, or None where two crops are cheaper."""
+    crop = one.crop.join(other.crop)
+    if one.tile != other.tile or crop.area > one.crop.area + other.crop.area:
+        return None
+    parts = tuple(sorted((*one.parts, *other.parts)))
+    return Region(one.tile, crop, one.window.join(other.window), parts)
