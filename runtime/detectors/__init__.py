@@ -1,0 +1,1 @@
+"""PatchCore, PaDiM and CFLOW-AD: how unusual are the features of each cell."""

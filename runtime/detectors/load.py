@@ -1,0 +1,110 @@
+"""Open the detector of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import Detector as Record
+from unblemish.errors import BundleError
+from unblemish.runtime.backends.protocol import Backend
+from unblemish.runtime.detectors.padim import Padim
+from unblemish.runtime.detectors.patchcore import PatchCore
+from unblemish.runtime.detectors.protocol import FEATURES, IMAGE, CellModel, FeaturePrograms
+from unblemish.runtime.solvers.protocol import Float
+
+_BATCH = 4  # model images at once: more leave the caches
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Feature graphs and what was learned of normal features."""
+
+    record: Record
+    programs: FeaturePrograms
+    model: CellModel
+
+    def features(self, images: Float) -> Float:
+        """Features (B, h, w, c) of images (B, C, H, W); valid until the next call."""
+        return np.asarray(self.programs.plain.run({IMAGE: images})[FEATURES])
+
+    def plain(self, images: Float) -> Float:
+        """Anomaly maps of whole model images.
+
+        Args:
+            images: (B, C, H, W) float32 of the model's size.
+        Returns: (B, H, W) float32: the distances (not squared) of the cells, interpolated between
+            their centres and smoothed.
+        """
+        parts = [
+            self._maps(np.ascontiguousarray(images[i : i + _BATCH]))
+            for i in range(0, len(images), _BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def _maps(self, images: Float) -> Float:
+        distances = np.sqrt(np.maximum(self.model.scores(self.features(images)), 0))
+        height, width = images.shape[2:]
+        return np.stack([self._map(one, height, width) for one in distances])
+
+    def _map(self, distances: Float, height: int, width: int) -> Float:
+        large = cv2.resize(distances, (width, height), interpolation=cv2.INTER_LINEAR)
+        sigma = self.record.smoothing_sigma
+        return np.asarray(cv2.GaussianBlur(large, (0, 0), sigma) if sigma else large, np.float32)
+
+
+def load_detector(bundle: Bundle, backend: Backend) -> Detector:
+    """Open graphs and statistics; the latter stay on disk until they are read.
+
+    Raises: BundleError where a part is missing or does not fit; BackendError where an engine
+        refuses a graph.
+    """
+    record = bundle.manifest.detector
+    if record is None:
+        raise BundleError(
+            f"bundle {bundle.path} says method '{bundle.manifest.method}' and holds no detector. "
+            "Make it again with: unblemish fit."
+        )
+    programs = FeaturePrograms(
+        backend.program(str(bundle.graph("features"))),
+        backend.pair(str(bundle.graph("features_forward")), str(bundle.graph("features_backward"))),
+    )
+    return Detector(record, programs, _MODELS[bundle.manifest.method](bundle, record))
+
+
+def _padim(bundle: Bundle, record: Record) -> CellModel:
+    mean, whitening = (_array(bundle, record, name) for name in ("mean", "whitening"))
+    packed = mean.shape[1] * (mean.shape[1] + 1) // 2
+    if mean.shape[1] != record.channels or whitening.shape != (len(mean), packed):
+        raise BundleError(f"bundle {bundle.path}: PaDiM's statistics do not fit each other.")
+    return Padim(mean, whitening)
+
+
+def _patchcore(bundle: Bundle, record: Record) -> CellModel:
+    bank = _array(bundle, record, "bank")
+    if bank.ndim != 2 or bank.shape[1] != record.channels:
+        raise BundleError(f"bundle {bundle.path}: PatchCore's bank has shape {bank.shape}.")
+    return PatchCore(bank, bundle.manifest.f2pad.candidates)
+
+
+def _array(bundle: Bundle, record: Record, name: str) -> Float:
+    if name not in record.statistics:
+        raise BundleError(f"bundle {bundle.path} has no statistics '{name}'. Fit it again.")
+    path = bundle.file(record.statistics[name])
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"bundle {bundle.path}: {path.name} cannot be read: {error}") from error
+    if array.dtype != np.float32:
+        raise BundleError(f"bundle {bundle.path}: {path.name} must be float32, is {array.dtype}.")
+    return np.asarray(array)
+
+
+_MODELS: dict[str, Callable[[Bundle, Record], CellModel]] = {
+    "padim": _padim,
+    "patchcore": _patchcore,
+}
