@@ -9,11 +9,18 @@ from pathlib import Path
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import Mixture
-from unblemish.calibration.features.fitter import Advance, Fitted
+from unblemish.calibration.features.assembly import (
+    fit_method,
+    require_export,
+    write_bundle_of,
+)
+from unblemish.calibration.features.fitter import Advance, Fitted, check_images
 from unblemish.calibration.features.images import NormalImages, open_images
 from unblemish.calibration.features.options import FitOptions
 from unblemish.calibration.features.pixels import PixelSampler, fit_mixtures
 from unblemish.errors import ConfigError
+
+TITLES = {"patchcore": "PatchCore", "padim": "PaDiM", "cflow": "CFLOW-AD"}
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,18 @@ def fit(
     ModelError where the weights are missing, damaged or of another network; ConfigError where a
     setting does not fit; MissingDependencyError; BundleError where the bundle cannot be written.
     """
-    from unblemish.calibration.features.assembly import check_weights, fit_features, write
-
     check_out(out)
-    check_weights(weights)
+    require_export()
     clock = {"start": time.monotonic()}
+    _check_weights(options, weights)  # before the images are read, which may take long
     images = open_images(normals, options, advance)
+    check_images(len(images), TITLES[options.method])
     clock["reading"] = time.monotonic()
-    made = fit_features(options, images, weights, advance)
+    made = fit_method(options, images, weights, advance)
     clock["features"] = time.monotonic()
     mixtures = fit_prior(images, options.seed, advance)
     clock["pixel prior"] = time.monotonic()
-    bundle = write(options, images, made, mixtures, out, name or out.stem)
+    bundle = write_bundle_of(made, options, images, mixtures, weights, out, name or out.stem)
     clock["writing"] = time.monotonic()
     return FitReport(
         bundle, images, made.fitted.facts, notes_of(images, made.fitted), _differences(clock)
@@ -80,6 +87,13 @@ def check_out(out: Path) -> None:
         raise ConfigError(f"{out} is a folder with other things in it. Choose another --out.")
 
 
+def _check_weights(options: FitOptions, weights: Path) -> None:
+    from unblemish.export.backbones.weights import read_state, recognise
+
+    if weights.suffix != ".onnx" and options.backbone is None:
+        recognise(read_state(weights), weights)
+
+
 def fit_prior(
     images: NormalImages, seed: int, advance: Advance | None = None
 ) -> tuple[Mixture, ...]:
@@ -87,7 +101,7 @@ def fit_prior(
     from unblemish.runtime.frames import to_channels
 
     sampler = PixelSampler(len(images), seed=seed)
-    for number, (unit, _) in enumerate(images, 1):
+    for number, unit in enumerate(images.frames(), 1):
         sampler.update(to_channels(unit, images.preprocess.channels))
         if advance is not None:
             advance("pixels", number, len(images))

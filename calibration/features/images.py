@@ -39,14 +39,16 @@ class NormalImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __iter__(self) -> Iterator[tuple[Float, Float]]:
-        """Frames, (H, W, 1 or 3) in [0, 1] at their own size, and their model images,
-        (tiles, C, h, w) float32."""
-        geometry = Geometry(self.preprocess)
+    def frames(self) -> Iterator[Float]:
+        """Frames at their own size, (H, W, 1 or 3) float32 in [0, 1]."""
         for path in self.paths:
             frame = read_image(path)
-            unit = to_unit(frame, white=white_for(frame, None, self.preprocess.white))
-            yield unit, geometry.unit_to_model(unit)
+            yield to_unit(frame, white=white_for(frame, None, self.preprocess.white))
+
+    def model_images(self) -> Iterator[Float]:
+        """What becomes of every frame: (tiles, C, h, w) float32 in [0, 1]."""
+        geometry = Geometry(self.preprocess)
+        return (geometry.unit_to_model(unit) for unit in self.frames())
 
 
 def open_images(folder: Path, options: FitOptions, advance: Advance | None = None) -> NormalImages:
@@ -96,7 +98,7 @@ def preprocess_of(frame: NDArray[Any], options: FitOptions) -> Preprocess:
 def model_batches(images: NormalImages, size: int) -> Iterator[NDArray[np.float32]]:
     """Model images alone, `size` at a time (the last fewer), (batch, C, h, w)."""
     waiting: list[Float] = []
-    for _, tiles in images:
+    for tiles in images.model_images():
         for tile in tiles:
             waiting.append(tile)
             if len(waiting) == size:

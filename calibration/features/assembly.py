@@ -1,0 +1,143 @@
+"""What each method learns, from which graph, and how it becomes a bundle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import Mixture
+from unblemish.calibration.features.extraction import fit_on_features
+from unblemish.calibration.features.fitter import Advance, Fitted, Fitter
+from unblemish.calibration.features.images import NormalImages
+from unblemish.calibration.features.options import PADIM_CHANNELS, FitOptions
+from unblemish.calibration.features.padim import PadimFitter, choose_channels
+from unblemish.calibration.features.patchcore import LARGEST, SHARE, PatchcoreFitter
+from unblemish.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from unblemish.export.feature_graph import FeatureGraph
+
+# Section IV-A3: PaDiM stops below a decrease of 0.1, the others below 0.05, which is the default.
+PADIM_DECREASE = 0.1
+
+
+@dataclass(frozen=True)
+class Made:
+    """A fitted feature model and the graph it belongs to.
+
+    Args:
+        settings: of F2PAD, where they are not the defaults.
+    """
+
+    graph: FeatureGraph
+    fitted: Fitted
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def require_export() -> None:
+    """Raise MissingDependencyError where a network cannot be exported."""
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("torch", "train", "fitting a detector") from error
+
+
+def build_graph(options: FitOptions, camera: int, weights: Path) -> FeatureGraph:
+    """The extractor of PatchCore or PaDiM for images of `camera` channels.
+
+    Raises: ModelError where the weights are missing, damaged or of another network; ConfigError
+    where a setting does not fit the network.
+    """
+    from unblemish.export.feature_graph import feature_graph
+
+    selected = None if options.method == "patchcore" else _select(options, weights)
+    return feature_graph(
+        weights,
+        layers=options.layers,
+        method=options.method,
+        backbone=options.backbone,
+        camera=camera,
+        pool=3 if options.method == "patchcore" else 0,
+        select=selected,
+        size=options.size,
+    )
+
+
+def fit_method(
+    options: FitOptions, images: NormalImages, weights: Path, advance: Advance | None = None
+) -> Made:
+    """Fit the method that the options name."""
+    if options.method == "cflow":
+        from unblemish.calibration.features.cflow import fit_cflow
+
+        return fit_cflow(options, images, weights, advance)
+    graph = build_graph(options, images.preprocess.channels, weights)
+    fitter: Fitter = _padim(options) if options.method == "padim" else _patchcore(options)
+    with tempfile.TemporaryDirectory(prefix="unblemish-") as folder:
+        path = Path(folder) / "features.onnx"
+        path.write_bytes(graph.model.SerializeToString())
+        fitted = fit_on_features(fitter, images, path, threads=options.threads, advance=advance)
+    settings = {"decrease": PADIM_DECREASE} if options.method == "padim" else {}
+    return Made(graph, fitted, settings)
+
+
+def write_bundle_of(
+    made: Made,
+    options: FitOptions,
+    images: NormalImages,
+    mixtures: Sequence[Mixture],
+    weights: Path,
+    out: Path,
+    name: str,
+) -> Bundle:
+    """Write the bundle. Raises: BundleError; ModelError where the graphs fail their checks."""
+    from unblemish.export.detector import write_detector_bundle
+
+    return write_detector_bundle(
+        out,
+        graph=made.graph,
+        method=options.method,
+        statistics=made.fitted.statistics,
+        mixtures=mixtures,
+        preprocess=images.preprocess.model_dump(),
+        normals=len(images),
+        seed=options.seed,
+        source=weights,
+        name=name,
+        f2pad=made.settings,
+    )
+
+
+def _select(options: FitOptions, weights: Path) -> list[int] | None:
+    if options.selected == 0:
+        return None
+    from unblemish.export.backbones.weights import default_layers, read_state, recognise
+    from unblemish.export.feature_graph import concatenated_channels
+
+    backbone = options.backbone or recognise(read_state(weights), weights)
+    layers = options.layers or default_layers(backbone, options.method)
+    total = concatenated_channels(weights, layers, backbone)
+    wanted = options.selected or min(PADIM_CHANNELS, total)
+    return choose_channels(total, wanted, options.seed)
+
+
+def _padim(options: FitOptions) -> PadimFitter:
+    return PadimFitter(
+        shrinkage=options.shrinkage,
+        epsilon=options.epsilon,
+        rank=options.rank,
+        memory=options.memory,
+    )
+
+
+def _patchcore(options: FitOptions) -> PatchcoreFitter:
+    return PatchcoreFitter(
+        share=options.share or SHARE,
+        largest=options.bank or LARGEST,
+        seed=options.seed,
+        memory=options.memory,
+    )
