@@ -72,7 +72,7 @@ def tile_images(options: Any) -> tuple[list[Bytes], list[Bytes]]:
     for part, count in (("train", options.train), ("test", options.test)):
         paths = list_images([options.tile / part / "good"])
         chosen = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
-        frames = (cv2.cvtColor(_grey(read_image(paths[i])), cv2.COLOR_GRAY2RGB) for i in chosen)
+        frames = (_coloured(_grey(read_image(paths[i]))) for i in chosen)
         found.append([_finish(_resized(frame, options.size), options) for frame in frames])
     return found[0], found[1]
 
@@ -81,9 +81,7 @@ def texture_crops(name: str, options: Any) -> tuple[list[Bytes], list[Bytes]]:
     """Random crops of a photograph, half of them mirrored: training left, test right."""
     from skimage import data
 
-    photograph = np.asarray(getattr(data, name)(), np.uint8)
-    if photograph.ndim == 2:
-        photograph = cv2.cvtColor(photograph, cv2.COLOR_GRAY2RGB)
+    photograph = _coloured(_grey(getattr(data, name)()))
     edge = round(_TRAIN_SHARE * photograph.shape[1])
     rng = np.random.default_rng([options.seed, 1, *name.encode()])
     areas = (photograph[:, :edge], photograph[:, edge:])
@@ -110,7 +108,7 @@ def sized_mask(shape: Mask, area: float, size: int, rng: np.random.Generator) ->
 
     Returns: (size, size), or None where the shape does not fit the image at that area.
     """
-    turned = np.rot90(shape, rng.integers(4))
+    turned = np.rot90(shape, int(rng.integers(4)))
     stretch = np.exp(rng.uniform(-0.2, 0.2))
     scale = np.sqrt(area / max(int(turned.sum()), 1))
     height, width = (
@@ -194,6 +192,10 @@ def _resized(frame: Bytes, size: int) -> Bytes:
 
 def _grey(image: NDArray[Any]) -> Bytes:
     return np.asarray(image if image.ndim == 2 else image[..., :3].mean(axis=2), np.uint8)
+
+
+def _coloured(image: Bytes) -> Bytes:
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
 def _finish(image: Bytes, options: Any) -> Bytes:

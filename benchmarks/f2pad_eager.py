@@ -110,7 +110,7 @@ class Model:
     def __init__(self, network: ResNet18, images: Tensor, components: int, seed: int) -> None:
         self.network = network
         with torch.no_grad():
-            self.learn(torch.cat([self.features(part) for part in images.split(8)]), seed)
+            self.learn(torch.cat([self.features(part) for part in torch.split(images, 8)]), seed)
         self.means, self.precisions = pixel_prior(images, components, seed)
 
     def features(self, x: Tensor) -> Tensor:
@@ -301,9 +301,9 @@ def refine(image: NDArray[Any], model: Model, mask0: Mask, settings: Settings) -
     free_mask = cv2.dilate(mask0.astype(np.uint8), kernel)
     n, steps = _optimise(x, inpainted(image, free_mask), free_mask, model, s, int(mask0.sum()))
     residual = (x - n).square().sum(1).sqrt()[0].numpy()
-    mask = (residual > s.tolerance).astype(np.uint8)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-    return Refined(np.asarray(mask), picture(n), steps, time.perf_counter() - begin)
+    raw = (residual > s.tolerance).astype(np.uint8)
+    mask = np.asarray(cv2.morphologyEx(raw, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0)
+    return Refined(mask, picture(n), steps, time.perf_counter() - begin)
 
 
 def _optimise(
