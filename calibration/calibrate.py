@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle, update_bundle
 from unblemish.bundle.manifest import Calibration
+from unblemish.calibration.detector import prepare_detector
 from unblemish.calibration.normals import KINDS, SyntheticSet, choose_normals
 from unblemish.calibration.result import CalibrationResult
 from unblemish.calibration.scores import ScoreStore
@@ -90,12 +92,15 @@ def calibrate(
     polarity = opened.manifest.rgi.polarity
     samples = SyntheticSet(chosen, images, seed, white, polarity, stated)
     search = searcher or Inspector.open(opened, white=white)
-    tuning = _tune(opened, samples, search, progress, min(chosen.frame))
+    span, grid = _intensities(opened)
+    if opened.manifest.detector is not None:
+        opened, span, grid = prepare_detector(opened, search, chosen, samples, progress)
+    tuning = _tune(samples, search, progress, min(chosen.frame), span, grid)
     lam = tuning.best.lam
     with ScoreStore() as normal_maps, ScoreStore() as defect_maps:
-        _search_all(normal_maps, chosen, len(chosen), search, lam, "normals", progress)
+        low = _search_all(normal_maps, chosen, len(chosen), search, lam, "normals", progress)
         frames = (sample.image for sample in samples)
-        _search_all(defect_maps, frames, images, search, lam, "synthetic defects", progress)
+        high = _search_all(defect_maps, frames, images, search, lam, "synthetic defects", progress)
         settled = settle(
             opened.manifest.preprocess,
             normal_maps,
@@ -104,6 +109,8 @@ def calibrate(
             false_reject,
             lam,
             chosen.frame,
+            span,
+            None if low is None or high is None else (low, high),
         )
     calibration = _calibration(
         tuning, settled, false_reject, seed, chosen.sizes, getattr(search, "refine", None)
@@ -133,12 +140,21 @@ def _with_white(bundle: Bundle, white: float) -> Bundle:
     return Bundle(bundle.path, bundle.manifest.model_copy(update={"preprocess": preprocess}))
 
 
-def _tune(
-    bundle: Bundle, samples: SyntheticSet, search: Searcher, progress: Progress, side: int
-) -> Tuning:
+def _intensities(bundle: Bundle) -> tuple[float, tuple[float, ...]]:
+    """Range of the scores of a generator's bundle, and the lambdas to try."""
     p = bundle.manifest.preprocess
     span = p.high - p.low
-    shared = bundle.manifest.rgi.mask == "shared"
+    return span, lambda_grid(span, p.channels if bundle.manifest.rgi.mask == "shared" else 1)
+
+
+def _tune(
+    samples: SyntheticSet,
+    search: Searcher,
+    progress: Progress,
+    side: int,
+    span: float,
+    grid: Sequence[float],
+) -> Tuning:
     tuner = Tuner(
         samples,
         lambda frame, lam: search.search(frame, lam=lam).score,
@@ -146,7 +162,7 @@ def _tune(
         sigmas=scaled_sigmas(SIGMAS, side),
         progress=lambda: progress("lambda", None),
     )
-    return tuner.tune(lambda_grid(span, p.channels if shared else 1))
+    return tuner.tune(grid)
 
 
 def _search_all(
@@ -157,10 +173,16 @@ def _search_all(
     lam: float,
     stage: str,
     progress: Progress,
-) -> None:
+) -> NDArray[np.float64] | None:
+    """Search every frame; returns the evidence, where the search gives it."""
+    evidence = []
     for frame in frames:
-        store.append(search.search(frame, lam=lam).score)
+        found = search.search(frame, lam=lam)
+        store.append(found.score)
+        evidence.append(found.evidence)
         progress(stage, total)
+    given = [value for value in evidence if value is not None]
+    return np.array(given) if len(given) == len(evidence) else None
 
 
 def _calibration(
@@ -211,6 +233,15 @@ def _write(bundle: Bundle, lam: float, calibration: Calibration, settled: Settle
         files=None if values is None else {WEIGHT_FILE: encode_weight(values)},
         drop=(WEIGHT_FILE,) if stale else (),
         preprocess=bundle.manifest.preprocess,
-        rgi=bundle.manifest.rgi.model_copy(update={"lam": lam}),
         calibration=calibration,
+        **_settings(bundle, lam),
     )
+
+
+def _settings(bundle: Bundle, lam: float) -> dict[str, Any]:
+    """The manifest's sections that hold what was chosen."""
+    manifest = bundle.manifest
+    if manifest.detector is None:
+        return {"rgi": manifest.rgi.model_copy(update={"lam": lam})}
+    f2pad = manifest.f2pad.model_copy(update={"outline_onset": lam})
+    return {"rgi": manifest.rgi, "detector": manifest.detector, "f2pad": f2pad}

@@ -88,6 +88,8 @@ def settle(
     false_reject: float,
     lam: float,
     frame: tuple[int, int],
+    span: float | None = None,
+    evidence: tuple[Scores, Scores] | None = None,
 ) -> Settled:
     """Choose everything but lambda.
 
@@ -95,10 +97,13 @@ def settle(
         normals, defects: raw score maps of the normal and the synthetic images, native geometry.
         samples: the synthetic images, in the order of `defects`.
         frame: typical height and width, px: the scale of smoothing and cleaning.
+        span: range that scores take; None for that of the model's intensities.
+        evidence: image scores of normals and defects, where the search gives its own.
     Raises: CalibrationError where there are too few normals.
     """
     side = min(frame)
-    views = _views(preprocess, normals, defects, samples, lam, side)
+    levels = score_levels(preprocess.high - preprocess.low if span is None else span)
+    views = _views(preprocess, normals, defects, samples, lam, side, levels)
     view = views[0]
     for other in views[1:]:
         view = other if other.trial.dice >= view.trial.dice + WORTHWHILE else view
@@ -112,7 +117,11 @@ def settle(
     )
     masks = (cleaning.mask(view.smooth(view.normal(i, raw))) for i, raw in enumerate(normals))
     clean = sum(not mask.any() for mask in masks)
-    sigma, normal_scores, defect_scores = _image_scores(view, normals, defects, side, false_reject)
+    if evidence is None:
+        sigma, low, high = _image_scores(view, normals, defects, side, false_reject)
+    else:
+        sigma, (low, high) = 0.0, evidence
+    normal_scores, defect_scores = low, high
     reject = reject_threshold(normal_scores, false_reject)
     return Settled(
         view=view,
@@ -135,10 +144,10 @@ def _views(
     samples: Sequence[SyntheticDefect],
     lam: float,
     side: int,
+    levels: NDArray[np.float64],
 ) -> tuple[View, ...]:
     """Every way of weighing that these images allow, the simpler first."""
     sigmas = scaled_sigmas(SIGMAS, side)
-    levels = score_levels(preprocess.high - preprocess.low)
 
     def view(name: str, weight: ScoreWeight | None, crossed: Pair | None) -> View:
         pairs = zip(defects, samples, strict=True)

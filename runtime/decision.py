@@ -39,7 +39,11 @@ def decide(
     score = smooth(weighted, calibration.smoothing_sigma)
     mask = mask_of(score, calibration)
     regions = measure_regions(mask, score, millimetres_per_pixel=millimetres_per_pixel)
-    total = image_score(_for_verdict(weighted, score, calibration))
+    total = (
+        image_score(_for_verdict(weighted, score, calibration))
+        if found.evidence is None
+        else found.evidence
+    )
     verdict: Literal["pass", "fail"] = (
         "fail"
         if total > calibration.image_threshold or found.status is Status.NON_FINITE

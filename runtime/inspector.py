@@ -20,6 +20,7 @@ from unblemish.runtime.decision import (
     require_calibration,
     size_warning,
 )
+from unblemish.runtime.feature_search import FeatureSearch
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.options import SearchOptions
@@ -40,11 +41,15 @@ class Inspector:
     """
 
     def __init__(
-        self, search: Search, *, deadline_ms: float | None = None, clock: Clock = time.perf_counter
+        self,
+        search: Search | FeatureSearch,
+        *,
+        deadline_ms: float | None = None,
+        clock: Clock = time.perf_counter,
     ) -> None:
         self.bundle = search.bundle
         self._weight = load_weight(search.bundle)
-        self._search: Search | None = search
+        self._search: Search | FeatureSearch | None = search
         self._deadline_ms = deadline_ms
         self._clock = clock
         self._lock = threading.Lock()
@@ -76,7 +81,8 @@ class Inspector:
         """
         options = SearchOptions(backend, threads, refine, schedule, max_steps, white)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        search = Search(opened, options, kernels=kernels, clock=clock)
+        maker = Search if opened.manifest.method == "rgi" else FeatureSearch
+        search = maker(opened, options, kernels=kernels, clock=clock)
         return Inspector(search, deadline_ms=deadline_ms, clock=clock)
 
     def inspect(
@@ -139,6 +145,20 @@ class Inspector:
         with self._lock:
             return self._open()(frame, lam=lam, deadline_ms=deadline_ms, previous=previous)
 
+    def adopt(self, bundle: Bundle) -> None:
+        """Go on with other settings of the same files.
+
+        Raises: ConfigError for a generator's bundle, whose engines hang on its settings.
+        """
+        with self._lock:
+            search = self._open()
+            if not isinstance(search, FeatureSearch):
+                raise ConfigError(
+                    "only a detector's settings can be changed; open the bundle again."
+                )
+            search.adopt(bundle)
+            self.bundle = bundle
+
     def close(self) -> None:
         """Free the engines; further calls raise ConfigError. May be called twice."""
         with self._lock:
@@ -155,7 +175,7 @@ class Inspector:
     ) -> None:
         self.close()
 
-    def _open(self) -> Search:
+    def _open(self) -> Search | FeatureSearch:
         if self._search is None:
             raise ConfigError("the inspector is closed. Open it again with Inspector.open.")
         return self._search

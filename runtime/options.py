@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from unblemish.errors import ConfigError
 
-REFINEMENTS = ("rgi", "rrgi", "none", "l2", "l1")
+GENERATOR_REFINEMENTS = ("rgi", "rrgi", "none", "l2", "l1")
+DETECTOR_REFINEMENTS = ("initial", "none")
+REFINEMENTS = tuple(dict.fromkeys((*GENERATOR_REFINEMENTS, *DETECTOR_REFINEMENTS)))
 SCHEDULES = ("fast", "paper")
 
 
@@ -17,8 +19,10 @@ class SearchOptions:
 
     Args:
         backend, threads: see `open_backend`.
-        refine: 'rgi'; 'rrgi' (the weights free for the last steps); 'none' (the first pass alone);
-            'l2' or 'l1' (inversion without a mask, the baselines).
+        refine: with a generator 'rgi'; 'rrgi' (the weights free for the last steps); 'none' (the
+            first pass alone); 'l2' or 'l1' (inversion without a mask, the baselines). With a
+            detector 'initial' (outlines by a first guess of the normal image) or 'none' (the
+            detector's own map).
         schedule: 'fast', or 'paper': Adam with rate 0.1 on z and M for 2,000 steps.
         max_steps: steps per tile.
         white: intensity of white in the frames; None for the bundle's, else that of their dtype.
@@ -44,3 +48,12 @@ class SearchOptions:
             raise ConfigError(
                 f"white, the intensity of white, must be a positive number; got {self.white}."
             )
+
+
+def check_refine(refine: str, choices: tuple[str, ...], method: str) -> str:
+    """The refinement asked for. Raises: ConfigError where bundles of that method have it not."""
+    if refine not in choices:
+        raise ConfigError(
+            f"a bundle of method '{method}' knows refine={', '.join(choices)}; got '{refine}'."
+        )
+    return refine

@@ -29,7 +29,7 @@ from unblemish.runtime.methods.rgi import (
     unrefined,
 )
 from unblemish.runtime.methods.rrgi import Finetuner, load_finetuner
-from unblemish.runtime.options import SearchOptions
+from unblemish.runtime.options import GENERATOR_REFINEMENTS, SearchOptions, check_refine
 from unblemish.runtime.reserve import Reserve
 from unblemish.runtime.restore import Tiles, restore
 from unblemish.runtime.solvers.loop import Clock, Limits, share_of
@@ -74,7 +74,8 @@ class Search:
         self._clock = clock
         backend = open_backend(self.options.backend, self.options.threads)
         self._engines: Engines = load_engines(bundle, backend)
-        self.refine = self.options.refine or ("rrgi" if self._settings.finetune_steps else "rgi")
+        own = "rrgi" if self._settings.finetune_steps else "rgi"
+        self.refine = check_refine(self.options.refine or own, GENERATOR_REFINEMENTS, "rgi")
         self._paper = self.options.schedule == "paper"
         encoded = self._settings.start == "encoder"
         starts = _ENCODED_STARTS if encoded else _STARTS

@@ -144,6 +144,9 @@ class Detector(_Record):
     mask_threshold: Positive | None = Field(
         None, description="initial mask: plain map above it; set by calibration"
     )
+    normal_peak: Positive | None = Field(
+        None, description="largest value of the plain map usual in normal frames; by calibration"
+    )
 
 
 class F2padSettings(_Record):
@@ -172,6 +175,12 @@ class F2padSettings(_Record):
     )
     max_steps: int = Field(1200, gt=0)
     tolerance: Positive = Field(0.2, description="a_ij counts as zero up to this norm, in units")
+    outline_floor: float = Field(
+        0.3, ge=0, description="share of the detector's own map in the score, see `outline_score`"
+    )
+    outline_onset: float = Field(
+        3.0, ge=0, description="deviations from the restored image that count as noise"
+    )
 
 
 class Calibration(_Record):

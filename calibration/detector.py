@@ -1,0 +1,63 @@
+"""What calibration settles first where the bundle is a detector's: how high normal frames reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.bundle import Bundle
+from unblemish.calibration.defects import SyntheticDefect
+from unblemish.errors import CalibrationError
+from unblemish.runtime.found import Found
+from unblemish.runtime.inspector import Inspector
+from unblemish.runtime.methods.outline import LARGEST
+
+Progress = Callable[[str, int | None], None]
+
+# Deviations from the restored image that count as noise; the tuner goes on between them.
+_ONSETS = (1.0, 2.0, 4.0)
+_NORMAL_SHARE = 0.9  # of the normals stay below the peak that counts as usual
+_MARGIN = 2.0  # scores of synthetic defects reach beyond the evidence of the first few
+
+
+class _Searcher(Protocol):
+    def search(self, frame: Any, *, lam: float | None = None) -> Found: ...
+
+
+def prepare_detector(
+    bundle: Bundle,
+    search: _Searcher,
+    normals: Iterable[NDArray[Any]],
+    samples: Iterable[SyntheticDefect],
+    progress: Progress,
+) -> tuple[Bundle, float, tuple[float, ...]]:
+    """Learn the usual peak of normal frames, and what scores to expect.
+
+    The searcher, an `Inspector`, goes on with the bundle returned.
+    Returns: the bundle with `normal_peak`, in memory alone; the range of the scores; the grid of
+        the one scalar that the tuner chooses, `outline_onset` (a single one for the plain map).
+    Raises: CalibrationError where no normal frame gives a finite map.
+    """
+    peaks = []
+    for frame in normals:
+        peaks.append(search.search(frame).evidence)
+        progress("detector", None)
+    finite = np.array([p for p in peaks if p is not None and np.isfinite(p)])
+    if not finite.size:
+        raise CalibrationError("the detector gives no finite score on any normal image. Fit again.")
+    record = bundle.manifest.detector
+    assert record is not None
+    usual = float(np.quantile(finite, _NORMAL_SHARE))
+    changed = record.model_copy(update={"normal_peak": usual})
+    opened = Bundle(bundle.path, bundle.manifest.model_copy(update={"detector": changed}))
+    if isinstance(search, Inspector):
+        search.adopt(opened)
+        if search.refine != "none":
+            return opened, bundle.manifest.f2pad.outline_floor + LARGEST, _ONSETS
+    highest = max(
+        search.search(s.image).evidence or 0.0 for s, _ in zip(samples, range(8), strict=False)
+    )
+    return opened, _MARGIN * max(highest, usual), (1.0,)
