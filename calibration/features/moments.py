@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.calibration.features.blas import one_thread
 from unblemish.calibration.features.fitter import MEMORY, Float
 from unblemish.calibration.features.storage import Scratch
 from unblemish.errors import CalibrationError, ShapeError
@@ -69,7 +70,7 @@ class Moments:
             )
         self._waiting.append(np.array(features, np.float32))  # the caller may reuse its array
         self.count += features.shape[0]
-        if sum(item.nbytes for item in self._waiting) >= self._memory // 8:
+        if sum(item.nbytes for item in self._waiting) >= self._patience():
             self._flush()
 
     def blocks(self) -> Iterator[Block]:
@@ -99,6 +100,11 @@ class Moments:
         self._waiting = []
         self._scratch.close()
 
+    def _patience(self) -> int:
+        """Bytes of images that wait: more where every pass is one over a file."""
+        on_disk = 8 * self.locations * self.channels**2 > self._memory
+        return self._memory // (4 if on_disk else 32)
+
     def _fourth(self, part: slice, d: Double, second: Double) -> Double:
         """Mean of ||y - d||^4 with d the mean of y, from the sums.
 
@@ -125,16 +131,19 @@ class Moments:
         self._waiting = []
         if self._scatter is None:
             self._allocate(images)
+        with one_thread():
+            for start, stop in self._ranges(images.shape[0]):
+                self._add(slice(start, stop), images)
+
+    def _add(self, part: slice, images: Float) -> None:
         assert self._scatter is not None
-        for start, stop in self._ranges(images.shape[0]):
-            part = slice(start, stop)
-            y = images[:, part].transpose(1, 0, 2) - self._shift[part, None]
-            square = np.einsum("lbc,lbc->lb", y, y)
-            self._scatter[part] += y.transpose(0, 2, 1) @ y
-            self._sum[part] += y.sum(axis=1)
-            self._third[part] += np.einsum("lb,lbc->lc", square, y)
-            self._square[part] += square.sum(axis=1)
-            self._quartic[part] += (square * square).sum(axis=1)
+        y = images[:, part].transpose(1, 0, 2) - self._shift[part, None]
+        square = np.einsum("lbc,lbc->lb", y, y)
+        self._scatter[part] += y.transpose(0, 2, 1) @ y
+        self._sum[part] += y.sum(axis=1)
+        self._third[part] += np.einsum("lb,lbc->lc", square, y)
+        self._square[part] += square.sum(axis=1)
+        self._quartic[part] += (square * square).sum(axis=1)
 
     def _allocate(self, images: Float) -> None:
         shape = (self.locations, self.channels)

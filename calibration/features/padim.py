@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.calibration.features.blas import one_thread
 from unblemish.calibration.features.fitter import (
     MEMORY,
     Advance,
@@ -88,6 +89,14 @@ class PadimFitter:
         Raises: CalibrationError where there were fewer than two images.
         """
         check_images(self._moments.count, "PaDiM")
+        with one_thread():
+            return self._fit(advance)
+
+    def close(self) -> None:
+        """Let go of temporary files."""
+        self._moments.close()
+
+    def _fit(self, advance: Advance | None) -> Fitted:
         locations, channels = self._moments.locations, self._moments.channels
         out = {"mean": np.empty((locations, channels), np.float32), **self._empty()}
         shares: list[Double] = []
@@ -103,10 +112,6 @@ class PadimFitter:
             if advance is not None:
                 advance("covariances", block.stop, locations)
         return Fitted(out, self._facts(np.concatenate(shares)))
-
-    def close(self) -> None:
-        """Let go of temporary files."""
-        self._moments.close()
 
     def _empty(self) -> dict[str, Float]:
         locations, channels = self._moments.locations, self._moments.channels
