@@ -161,6 +161,16 @@ class F2padSettings(_Record):
     beta0: float = Field(
         1000.0, ge=0, description="weight of the LOG penalty times the defect's size, eq. 8"
     )
+    balance: Positive = Field(
+        2.0,
+        description="fast schedule, in place of beta0: what flagging the whole initial mask costs, "
+        "as a share of what it brings in anomaly scores",
+    )
+    prior_strength: float = Field(
+        1.0,
+        ge=0,
+        description="fast schedule, in place of alpha1: 1 flags colours that 1 normal in 1000 has",
+    )
     components: int = Field(0, ge=0, description="which of the detector's mixtures")
     epsilon: Positive = Field(1e-4, description="eq. 8")
     step_size: Positive = Field(1.0, description="gamma_0 of eq. 15")
@@ -176,10 +186,10 @@ class F2padSettings(_Record):
     max_steps: int = Field(1200, gt=0)
     tolerance: Positive = Field(0.2, description="a_ij counts as zero up to this norm, in units")
     outline_floor: float = Field(
-        0.3, ge=0, description="share of the detector's own map in the score, see `outline_score`"
+        1.0, ge=0, description="share of the detector's own map in the score, see `outline_score`"
     )
     outline_onset: float = Field(
-        3.0, ge=0, description="deviations from the restored image that count as noise"
+        2.0, ge=0, description="deviations from the restored image that count as noise"
     )
 
 
