@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.calibration.features.fitter import Advance, Float
+from unblemish.calibration.features.fitter import Float
 from unblemish.errors import ConfigError
 
 _BLOCK = 8192  # rows of one pass: projections of a block stay within the caches
@@ -18,7 +20,7 @@ def coreset(
     *,
     seed: int,
     project: int | None = 128,
-    progress: Advance | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.intp]:
     """Choose `count` rows, each the farthest from those chosen before it.
 
@@ -31,13 +33,13 @@ def coreset(
         count: rows to choose, 1 to N.
         seed: of the projection and of the first row.
         project: dimensions after the projection; None, or as many as c or more, for none.
-        progress: called with ('coreset', rows chosen, count).
+        progress: called with (rows chosen, count).
     Returns: (count,) rows of `features`, in the order chosen.
     Raises: ConfigError where `count` is out of range.
     Source: Roth et al., PatchCore, algorithm 1; Gonzalez, 'Clustering to minimize the maximum
         intercluster distance', 1985.
     """
-    total, channels = features.shape
+    total = len(features)
     if not 1 <= count <= total:
         raise ConfigError(f"a coreset of {total} features has 1 to {total} of them, not {count}.")
     rng = np.random.default_rng(seed)
@@ -50,9 +52,9 @@ def coreset(
     for number in range(1, count):
         chosen[number] = _farthest(rows, norms, nearest, int(chosen[number - 1]), product)
         if progress is not None and (number + 1) % _REPORT == 0:
-            progress("coreset", number + 1, count)
+            progress(number + 1, count)
     if progress is not None:
-        progress("coreset", count, count)
+        progress(count, count)
     return chosen
 
 
