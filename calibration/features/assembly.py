@@ -17,6 +17,7 @@ from unblemish.calibration.features.options import PADIM_CHANNELS, FitOptions
 from unblemish.calibration.features.padim import PadimFitter, choose_channels
 from unblemish.calibration.features.patchcore import LARGEST, SHARE, PatchcoreFitter
 from unblemish.errors import MissingDependencyError
+from unblemish.files import write_atomic
 
 if TYPE_CHECKING:
     from unblemish.export.feature_graph import FeatureGraph
@@ -79,7 +80,7 @@ def fit_method(
     fitter: Fitter = _padim(options) if options.method == "padim" else _patchcore(options)
     with tempfile.TemporaryDirectory(prefix="unblemish-") as folder:
         path = Path(folder) / "features.onnx"
-        path.write_bytes(graph.model.SerializeToString())
+        write_atomic(path, graph.model.SerializeToString())
         fitted = fit_on_features(fitter, images, path, threads=options.threads, advance=advance)
     settings = {"decrease": PADIM_DECREASE} if options.method == "padim" else {}
     return Made(graph, fitted, settings)

@@ -18,7 +18,7 @@ from unblemish.calibration.features.fitter import Advance, Fitted, check_images
 from unblemish.calibration.features.images import NormalImages, open_images
 from unblemish.calibration.features.options import FitOptions
 from unblemish.calibration.features.pixels import PixelSampler, fit_mixtures
-from unblemish.errors import ConfigError
+from unblemish.errors import ConfigError, ModelError
 
 TITLES = {"patchcore": "PatchCore", "padim": "PaDiM", "cflow": "CFLOW-AD"}
 
@@ -88,8 +88,15 @@ def check_out(out: Path) -> None:
 
 
 def _check_weights(options: FitOptions, weights: Path) -> None:
-    from unblemish.export.backbones.weights import read_state, recognise
+    from unblemish.export.backbones.weights import BACKBONES, read_state, recognise
 
+    if not weights.is_file():
+        raise ModelError(
+            f"no weights at {weights}. Features are those of a network trained on ImageNet: give "
+            f"torchvision's weights of one of {', '.join(BACKBONES)}, for example by\n"
+            '  python -c "import torch, torchvision as t; torch.save('
+            "t.models.resnet18(weights='DEFAULT').state_dict(), 'resnet18.pth')\""
+        )
     if weights.suffix != ".onnx" and options.backbone is None:
         recognise(read_state(weights), weights)
 

@@ -69,12 +69,8 @@ class PatchcoreFitter:
         count = min(max(round(self._share * len(rows)), 1), self._largest)
         candidates, note = self._thinned(rows, count)
 
-        def progress(done: int, total: int) -> None:
-            if advance is not None:
-                advance("coreset", done, total)
-
         if count < len(candidates):
-            chosen = coreset(candidates, count, seed=self._seed, project=PROJECT, progress=progress)
+            chosen = coreset(candidates, count, seed=self._seed, project=PROJECT, progress=advance)
         else:
             chosen = np.arange(len(candidates))
         bank = np.ascontiguousarray(candidates[np.sort(chosen)], np.float32)
