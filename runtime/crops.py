@@ -111,17 +111,20 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Connected parts of the free pixels.
+class Part:
+    """A connected part of the free pixels: its number in the label image, native box, tile."""
 
-    Args:
-        labels: (H, W) int32, 0 where nothing is free, k + 1 on part k.
-        boxes: native, of every part. tiles: the model image that shows it best.
-    """
+    number: int
+    box: Box
+    tile: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Connected parts of the free pixels; `labels` is (H, W) int32, 0 where nothing is free."""
 
     labels: NDArray[np.int32]
-    boxes: tuple[Box, ...]
-    tiles: tuple[int, ...]
+    items: tuple[Part, ...]
 
 
 def label_parts(free: Bool, owner: NDArray[np.int32] | None = None) -> Parts:
@@ -131,17 +134,17 @@ def label_parts(free: Bool, owner: NDArray[np.int32] | None = None) -> Parts:
         owner: (H, W) the tile of every pixel, see `owners`; None where there is one tile.
     """
     labels = np.zeros(free.shape, np.int32)
-    boxes: list[Box] = []
-    tiles: list[int] = []
+    items: list[Part] = []
     for tile in (0,) if owner is None else np.unique(owner[free]):
         mine = free if owner is None else free & (owner == tile)
         count, found, stats, _ = cv2.connectedComponentsWithStats(
             mine.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
         )
-        labels = np.where(found > 0, found + len(boxes), labels).astype(np.int32, copy=False)
-        boxes += [Box(int(t), int(x), int(t + h), int(x + w)) for x, t, w, h, _ in stats[1:count]]
-        tiles += [int(tile)] * (count - 1)
-    return Parts(labels, tuple(boxes), tuple(tiles))
+        first = len(items)
+        labels = np.where(found > 0, found + first, labels).astype(np.int32, copy=False)
+        for number, (x, y, w, h, _) in enumerate(stats[1:count].tolist(), first + 1):
+            items.append(Part(number, Box(y, x, y + h, x + w), int(tile)))
+    return Parts(labels, tuple(items))
 
 
 def owners(axes: Sequence[tuple[Axis, Axis]], shape: tuple[int, int]) -> NDArray[np.int32] | None:
@@ -167,16 +170,15 @@ def _distance(axis: Axis, length: int) -> NDArray[np.float64]:
     return distance
 
 
-def find_regions(parts: Parts, axes: Sequence[tuple[Axis, Axis]], grid: Grid) -> list[Region]:
+def find_regions(
+    parts: Sequence[Part], axes: Sequence[tuple[Axis, Axis]], grid: Grid
+) -> list[Region]:
     """Crops for the parts of a frame; those that are cheaper together than apart are joined.
 
     Args:
         axes: rows and columns of every tile.
     """
-    regions = [
-        _region(tile, box, (label,), axes[tile], grid)
-        for label, (box, tile) in enumerate(zip(parts.boxes, parts.tiles, strict=True), 1)
-    ]
+    regions = [_region(part, axes[part.tile], grid) for part in parts]
     joined: list[Region] = []
     while regions:
         region = regions.pop()
@@ -191,10 +193,23 @@ def find_regions(parts: Parts, axes: Sequence[tuple[Axis, Axis]], grid: Grid) ->
     return sorted(joined, key=lambda r: (r.tile, r.parts))
 
 
-def _region(
-    tile: int, box: Box, parts: tuple[int, ...], axes: tuple[Axis, Axis], grid: Grid
-) -> Region:
-    rows, columns = axes
+def whole_regions(
+    parts: Sequence[Part], axes: Sequence[tuple[Axis, Axis]], grid: Grid
+) -> list[Region]:
+    """All parts of a tile together, with the whole tile as their crop."""
+    regions = []
+    for tile in sorted({part.tile for part in parts}):
+        (top, bottom), (left, right) = (
+            axis.native_span((0, length))
+            for axis, length in zip(axes[tile], (grid.height, grid.width), strict=True)
+        )
+        numbers = tuple(part.number for part in parts if part.tile == tile)
+        regions.append(Region(tile, grid.whole(), Box(top, left, bottom, right), numbers))
+    return regions
+
+
+def _region(part: Part, axes: tuple[Axis, Axis], grid: Grid) -> Region:
+    (rows, columns), box = axes, part.box
     crop = grid.crop(
         rows.model_span((box.top, box.bottom)), columns.model_span((box.left, box.right))
     )
@@ -204,7 +219,7 @@ def _region(
         min(box.bottom + grid.border, rows.source),
         min(box.right + grid.border, columns.source),
     )
-    return Region(tile, crop, window, parts)
+    return Region(part.tile, crop, window, (part.number,))
 
 
 def _join(one: Region, other: Region) -> Region | None:
