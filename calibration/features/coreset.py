@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.calibration.features.fitter import Float
+from unblemish.calibration.features.fitter import Advance, Float
 from unblemish.errors import ConfigError
 
 _BLOCK = 8192  # rows of one pass: projections of a block stay within the caches
@@ -20,7 +18,7 @@ def coreset(
     *,
     seed: int,
     project: int | None = 128,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Advance | None = None,
 ) -> NDArray[np.intp]:
     """Choose `count` rows, each the farthest from those chosen before it.
 
@@ -33,7 +31,7 @@ def coreset(
         count: rows to choose, 1 to N.
         seed: of the projection and of the first row.
         project: dimensions after the projection; None, or as many as c or more, for none.
-        progress: called with (rows chosen, count).
+        progress: called with ('coreset', rows chosen, count).
     Returns: (count,) rows of `features`, in the order chosen.
     Raises: ConfigError where `count` is out of range.
     Source: Roth et al., PatchCore, algorithm 1; Gonzalez, 'Clustering to minimize the maximum
@@ -52,9 +50,9 @@ def coreset(
     for number in range(1, count):
         chosen[number] = _farthest(rows, norms, nearest, int(chosen[number - 1]), product)
         if progress is not None and (number + 1) % _REPORT == 0:
-            progress(number + 1, count)
+            progress("coreset", number + 1, count)
     if progress is not None:
-        progress(count, count)
+        progress("coreset", count, count)
     return chosen
 
 

@@ -53,10 +53,10 @@ def test_coreset_covers_nearly_as_well_after_projection() -> None:
 
 
 def test_coreset_reports_and_refuses() -> None:
-    calls: list[tuple[int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     features = np.ones((5, 2), np.float32)
     coreset(features, 3, seed=0, progress=lambda *a: calls.append(a))
-    assert calls[-1] == (3, 3)
+    assert calls[-1] == ("coreset", 3, 3)
     for count in (0, 6):
         with pytest.raises(ConfigError, match="coreset"):
             coreset(features, count, seed=0)
