@@ -19,8 +19,8 @@ Bool = NDArray[np.bool_]
 _LARGEST = 1 << 16  # pixels of a patch that classical inpainting works on; larger ones are reduced
 _RADIUS = 3  # px, neighbourhood of the classical methods
 _RIM = 8  # px of surroundings that they see
-# Flag, and white in the unit the method works in: on float images Telea's is wrong by the whole range
-# in [0, 1] and right in [0, 255]; Navier-Stokes is finest in [0, 1].
+# Flag, and white in the unit that the method works in. On float images Telea's is wrong by the
+# whole range in [0, 1] and right in [0, 255]; Navier-Stokes is finest in [0, 1].
 _METHODS = {"telea": (cv2.INPAINT_TELEA, 255.0), "navier-stokes": (cv2.INPAINT_NS, 1.0)}
 
 

@@ -1,7 +1,7 @@
 """The geometry's resampling as small matrices: what the model sees of native pixels, and back.
 
-A model image is A_h n A_w^T of the native image n, plane by plane. Only a window of the two matrices
-is ever made: the rows of a crop, and the native pixels that they see.
+A model image is A_h n A_w^T of the native image n, plane by plane. Only a window of the two is
+ever made: the rows of a crop, and the native pixels that they see.
 """
 
 from __future__ import annotations

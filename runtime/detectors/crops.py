@@ -104,3 +104,34 @@ class FeatureCrops:
         for row, item in enumerate(items):
             np.add(flat[row], correction[item].reshape(-1, channels), out=out[row])
         return out
+
+
+class CropCells:
+    """Exact scores of one crop in many versions, e.g. with different parts of it restored.
+
+    The correction for the surroundings is that of the frame itself: f_whole(x) - f_crop(x).
+
+    Args:
+        frame: (1, C, h, w) the crop of the frame, in model intensities.
+        whole: (H/stride, W/stride, c) features of the frame's whole model image.
+        box: of the crop, model px. grid_width: cells in a row of the whole model image.
+    """
+
+    def __init__(
+        self, detector: Detector, frame: Float, whole: Float, box: Box, grid_width: int
+    ) -> None:
+        self._detector = detector
+        stride = detector.record.stride
+        top, left = box.top // stride, box.left // stride
+        near = whole[top : box.bottom // stride, left : box.right // stride]
+        self._correction = near - detector.features(frame)[0]
+        rows, columns = near.shape[:2]
+        number = np.arange(top, top + rows)[:, None] * grid_width + np.arange(left, left + columns)
+        self._cells = number.reshape(-1).astype(np.int32)
+
+    def scores(self, images: Float) -> Float:
+        """Squared distances (K, h/stride, w/stride) of the cells of crops (K, C, h, w)."""
+        features = self._detector.features(images) + self._correction
+        items, rows, columns, channels = features.shape
+        flat = features.reshape(items, rows * columns, channels)
+        return self._detector.model.scores_at(flat, self._cells).reshape(items, rows, columns)

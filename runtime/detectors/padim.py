@@ -48,6 +48,12 @@ class Padim:
             out[:, part] = np.square(w @ d).sum(axis=1).T
         return out.reshape(batch, height, width)
 
+    def scores_at(self, features: Float, cells: Cells) -> Float:
+        """See `CellModel`."""
+        w = self._unpacked(cells)
+        d = np.ascontiguousarray((features - self.mean[cells]).transpose(1, 2, 0))
+        return np.asarray(np.square(w @ d).sum(axis=1).T, np.float32)
+
     def scorer(self, features: Float, cells: Cells) -> CellScorer:
         """See `CellModel`. The places do not depend on the features."""
         used = np.unique(cells[cells >= 0]).astype(np.intp)

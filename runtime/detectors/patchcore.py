@@ -48,6 +48,10 @@ class PatchCore:
             out[first : first + _BLOCK] = np.square(q - nearest).sum(axis=1)
         return out.reshape(features.shape[:3])
 
+    def scores_at(self, features: Float, cells: Cells) -> Float:
+        """See `CellModel`; places do not matter."""
+        return self.scores(features[:, :, None])[:, :, 0]
+
     def scorer(self, features: Float, cells: Cells) -> CellScorer:
         """See `CellModel`; the candidates are the nearest of `features`."""
         batch, length, channels = features.shape

@@ -35,6 +35,9 @@ class CellModel(Protocol):
     def scores(self, features: Float) -> Float:
         """Squared distances of all cells, (B, h, w) float32, of features (B, h, w, c)."""
 
+    def scores_at(self, features: Float, cells: Cells) -> Float:
+        """Squared distances (B, L) float32 of features (B, L, c) at places cells (L,), exactly."""
+
     def scorer(self, features: Float, cells: Cells) -> CellScorer:
         """Prepare the scores of some cells.
 

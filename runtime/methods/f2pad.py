@@ -27,11 +27,13 @@ from unblemish.runtime.frames import to_channels
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.inpainting import ClassicalInpainter, Inpainter
 from unblemish.runtime.inspection import Status
+from unblemish.runtime.methods.candidates import without_specks
 from unblemish.runtime.methods.decomposition import Prior, in_units
 from unblemish.runtime.methods.f2pad_batch import Frame, batches, make_batch, reduce
+from unblemish.runtime.methods.f2pad_choice import RegionChoice
 from unblemish.runtime.methods.f2pad_plan import Plan, plan_for
 from unblemish.runtime.methods.f2pad_search import RegionSearch, Solved
-from unblemish.runtime.methods.guard import Rules, is_worse, strong_core
+from unblemish.runtime.methods.guard import is_worse, strong_core
 from unblemish.runtime.methods.refined import Refined
 from unblemish.runtime.resampling import axes
 from unblemish.runtime.solvers.loop import Clock, share_of
@@ -99,9 +101,7 @@ class F2pad:
         self._record = record
         self._geometry = Geometry(self._preprocess)
         self._inpaint: Inpainter = inpainter or ClassicalInpainter()
-        self._search = RegionSearch(
-            detector, kernels, self._settings, self._plan, self._prior(), self._preprocess
-        )
+        self._search = self._searcher(detector, kernels)
 
     def refine(
         self,
@@ -128,7 +128,7 @@ class F2pad:
         parts = label_parts(initial.free, owners(spread, (unit.shape[0], unit.shape[1])))
         start = self._inpaint(unit, initial.free)
         prepared = clock()
-        solved = self._solve(unit, start, initial, parts, deadline, clock)
+        solved = self._solve(unit, start, model_images, initial, parts, deadline, clock)
         searched = clock()
         refined = self._assemble(unit, initial, parts, solved)
         seconds = {
@@ -157,6 +157,7 @@ class F2pad:
         self,
         unit: Float,
         start: Float,
+        images: Float,
         initial: _Initial,
         parts: Parts,
         deadline: float | None,
@@ -167,7 +168,7 @@ class F2pad:
         sizes = [unit[:, :, 0].size if whole else part.box.area for part in parts.items]
         factors = [_factor(size) for size in sizes]
         levels = sorted(set(factors))
-        native = self._native(unit, start, initial, parts)
+        native = self._native(unit, start, images, initial, parts)
         grid, solved = self._grid(), []
         for level, factor in enumerate(levels):
             chosen = [p for p, f in zip(parts.items, factors, strict=True) if f == factor]
@@ -180,15 +181,20 @@ class F2pad:
                 solved += self._search.solve(frame, make_batch(frame, group), until, clock)
         return solved
 
-    def _native(self, unit: Float, start: Float, initial: _Initial, parts: Parts) -> Frame:
+    def _native(
+        self, unit: Float, start: Float, tiles: Float, initial: _Initial, parts: Parts
+    ) -> Frame:
         images = self._geometry.unit_to_model(start)
         scale = np.float32(1 / self._settings.unit)
         return Frame(
             np.ascontiguousarray(unit.transpose(2, 0, 1) * scale),
             np.ascontiguousarray(start.transpose(2, 0, 1) * scale),
             images,
+            tiles,
             parts.labels,
             initial.mask,
+            initial.plain / np.float32(self._threshold),
+            initial.plain,
             [axes(self._preprocess, unit.shape, tile) for tile in range(len(images))],
             self._settings.unit * (self._preprocess.high - self._preprocess.low),
         )
@@ -196,7 +202,7 @@ class F2pad:
     def _grid(self) -> Grid:
         p, whole = self._preprocess, self._plan.whole
         border = max(self._plan.radius, 1)
-        margin = max(p.height, p.width) if whole else self._record.reach // 2
+        margin = max(p.height, p.width) if whole else self._plan.margin
         return Grid(p.height, p.width, self._record.align, margin, border)
 
     def _assemble(
@@ -210,12 +216,12 @@ class F2pad:
         tolerance = self._settings.tolerance * self._settings.unit
         for one in solved:
             canvas.paste(one, parts, self._settings.unit)
-        found = self._cleaned(canvas.distance > tolerance)
+        found = self._cleaned(canvas.mask)
         for one in solved:
             for part, before, after in zip(one.parts, one.before, one.after, strict=True):
                 mine = parts.labels == part
                 mask, plain = found & mine, initial.mask & mine
-                if is_worse(mask, plain, core & mine, before, after, Rules()):
+                if is_worse(mask, plain, core & mine, before, after, self._plan.rules):
                     kept |= plain
                     count += 1
                     canvas.keep(mine, plain, initial.plain, tolerance / self._threshold)
@@ -239,21 +245,25 @@ class F2pad:
 
     def _cleaned(self, mask: Bool) -> Bool:
         """The paper's opening, or only specks removed: opening eats the thinnest defects."""
-        if self._plan.opening:
+        if self._plan.opening > 1:
             side = np.ones((self._plan.opening,) * 2, np.uint8)
             return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, side) > 0)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-        large = np.zeros(count, np.bool_)
-        large[1:] = stats[1:, cv2.CC_STAT_AREA] >= self._plan.least_area
-        return np.asarray(large[labels])
+        return without_specks(mask, self._plan.least_area)
 
-    def _prior(self) -> Prior | None:
+    def _searcher(self, detector: Detector, kernels: Kernels) -> RegionSearch | RegionChoice:
+        if self._plan.choose:
+            level = self._record.cell_level
+            return RegionChoice(detector, self._settings, self._preprocess, self._prior(1.0), level)
+        prior = self._prior(self._settings.unit)
+        return RegionSearch(detector, kernels, self._settings, self._plan, prior, self._preprocess)
+
+    def _prior(self, unit: float) -> Prior | None:
         """The mixture chosen, where the detector has one."""
         mixtures = self._record.mixtures
         if not mixtures:
             return None
         chosen = mixtures[min(self._settings.components, len(mixtures) - 1)]
-        return in_units((chosen.means, chosen.precisions), self._settings.unit)
+        return in_units((chosen.means, chosen.precisions), unit)
 
 
 class _Canvas:
@@ -262,21 +272,22 @@ class _Canvas:
     def __init__(self, unit: Float) -> None:
         self._unit = unit
         self.restored = np.array(unit)
-        self.distance = np.zeros(unit.shape[:2], np.float32)  # ||x - n||
-        self.residual = np.zeros(unit.shape[:2], np.float32)  # its root mean square
+        self.mask = np.zeros(unit.shape[:2], np.bool_)
+        self.residual = np.zeros(unit.shape[:2], np.float32)
 
     def paste(self, solved: Solved, parts: Parts, unit: float) -> None:
         """Differences of a window, brought to native size, on the pixels of its parts."""
-        rows, columns = solved.native(self.distance.shape).slices
+        rows, columns = solved.native(self.mask.shape).slices
         mine = np.isin(parts.labels[rows, columns], solved.parts)
         shape = mine.shape
         anomaly, clean = (
             _enlarged(a.transpose(1, 2, 0) * np.float32(unit), *shape)
             for a in (solved.anomaly, solved.clean)
         )
-        square = np.square(anomaly).sum(axis=2)
-        self.distance[rows, columns][mine] = np.sqrt(square)[mine]
-        self.residual[rows, columns][mine] = np.sqrt(square / anomaly.shape[2])[mine]
+        flagged = _enlarged(solved.mask[:, :, None].astype(np.float32), *shape)[:, :, 0] >= 0.5
+        self.mask[rows, columns][mine] = flagged[mine]
+        distance = np.sqrt(np.square(anomaly).mean(axis=2))
+        self.residual[rows, columns][mine] = distance[mine]
         restored = np.clip(self._unit[rows, columns] - clean, 0, 1)
         self.restored[rows, columns][mine] = restored[mine]
 

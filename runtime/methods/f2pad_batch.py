@@ -24,16 +24,20 @@ class Frame:
 
     Args:
         x, start: (C, H, W) the frame and n0, in units.
-        images: (T, C, h, w) model images of n0, in model intensities.
+        images, tiles: (T, C, h, w) model images of n0 and of the frame, in model intensities.
         labels: (H, W) int32, part k + 1 of the free pixels. plain: (H, W) the initial mask.
+        map: (H, W) the detector's map, in units of its threshold. distances: the map itself.
         axes: of every tile. gain: model intensities per unit.
     """
 
     x: Float
     start: Float
     images: Float
+    tiles: Float
     labels: NDArray[np.int32]
     plain: Bool
+    map: Float
+    distances: Float
     axes: Sequence[tuple[Axis, Axis]]
     gain: float
 
@@ -86,6 +90,8 @@ def reduce(frame: Frame, parts: Sequence[Part], factor: int) -> tuple[Frame, lis
         start=_smaller(frame.start, height, width),
         labels=labels.astype(np.int32),
         plain=_smaller(frame.plain[None].astype(np.float32), height, width)[0] >= 0.5,
+        map=_smaller(frame.map[None], height, width)[0],
+        distances=_smaller(frame.distances[None], height, width)[0],
         axes=[(replace(r, source=height), replace(c, source=width)) for r, c in frame.axes],
     )
     return small, [replace(p, box=_box_of(p, small.labels)) for p in parts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -10,15 +10,16 @@ import numpy as np
 from unblemish.bundle.manifest import F2padSettings
 from unblemish.errors import ConfigError
 from unblemish.runtime.methods.decomposition import Weights
+from unblemish.runtime.methods.guard import Rules
 from unblemish.runtime.solvers.adan import Sharing
 from unblemish.runtime.solvers.loop import Limits
 from unblemish.runtime.solvers.protocol import Double
 
-Schedule = Literal["fast", "paper"]
+Schedule = Literal["fast", "descent", "paper"]
 
 # What gamma_0 multiplies, and the smallest |a| that it is divided by. Seed 003 gives gamma_0 = 1
-# for a gradient clipped at 0.03; Adan divides gradients by their own size, so that its step of 1 would
-# cross the range of intensities at once.
+# for a gradient clipped at 0.03; Adan divides gradients by their own size, so that its step of 1
+# would cross the range of intensities at once.
 _PAPER_RATE, _PAPER_FLOOR, _PAPER_PATIENCE = 0.01, 0.05, 5
 
 _FAST_STEP = 0.05  # units, of every step
@@ -28,6 +29,11 @@ _FAST_STEPS = 60
 _FAST_RADIUS = 3  # px; at sigma_0 = 1.1 the weights beyond are below 1e-6
 _FAR = 1e6  # units; the floor of eq. (15) that makes all steps alike
 _REESTIMATE_STEPS = 12
+
+# Of 160 defects on four textures, those whose objective fell below 0.85 of that of the frame were
+# outlined well (Dice 0.91 and more, 2 worse than the plain map); of the others most were not.
+_DESCENT = Rules()
+_CHOICE = Rules(least=0.0, lowered=0.15, inside=0.0)
 
 # Squared Mahalanobis distance that 1 in 1000 samples of a Gaussian exceeds, by channels.
 _RARE = {1: 10.83, 2: 13.82, 3: 16.27}
@@ -46,6 +52,9 @@ class Plan:
         rate, floor: of eq. (15), units. radius: of the sharing.
         opening: side of the final opening, px. least_area: smaller parts of the mask are dropped.
         again: steps of the re-estimation.
+        margin: model px of surroundings in a crop.
+        choose: compare candidate masks instead of descending.
+        rules: of keeping the plain outline.
     """
 
     whole: bool
@@ -61,6 +70,9 @@ class Plan:
     opening: int
     least_area: int
     again: int
+    margin: int = 32
+    choose: bool = False
+    rules: Rules = _DESCENT
 
     def limits(self, deadline: float | None) -> Limits:
         """Of the search."""
@@ -88,15 +100,18 @@ def plan_for(schedule: str, settings: F2padSettings) -> Plan:
             rate=_PAPER_RATE * settings.step_size, floor=_PAPER_FLOOR, radius=settings.radius,
             opening=3, least_area=0, again=settings.max_steps,
         )  # fmt: skip
-    if schedule != "fast":
-        raise ConfigError(f"schedule must be 'fast' or 'paper'; got '{schedule}'.")
-    return Plan(
+    if schedule not in ("fast", "descent"):
+        raise ConfigError(f"schedule must be 'fast', 'descent' or 'paper'; got '{schedule}'.")
+    descent = Plan(
         whole=False, peak_share=0.45, ladder=_FAST_LADDER, interim=_FAST_INTERIM,
         steps=min(_FAST_STEPS, settings.max_steps), decrease=0.0, patience=5,
         rate=_FAST_STEP * _FAR * settings.step_size, floor=_FAR,
         radius=min(settings.radius, _FAST_RADIUS), opening=0, least_area=4,
         again=_REESTIMATE_STEPS,
     )  # fmt: skip
+    if schedule == "descent":
+        return descent
+    return replace(descent, peak_share=0.0, least_area=1, margin=16, choose=True, rules=_CHOICE)
 
 
 def paper_weights(settings: F2padSettings, plan: Plan, flagged: Double, area: Double) -> Weights:

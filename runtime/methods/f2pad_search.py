@@ -32,7 +32,7 @@ class Solved:
         window: of the frame of the search, whose size was `shape`.
         parts: numbers of the connected parts in it.
         anomaly: (C, H, W) x - n in units, 0 where nothing was free. clean: the same after
-            re-estimation inside the mask.
+            re-estimation inside the mask. mask: (H, W) where a is not zero.
         before, after: anomaly scores of the cells of every part, in the frame and at the end.
         value, status, steps, trace: of the search.
     """
@@ -42,6 +42,7 @@ class Solved:
     parts: tuple[int, ...]
     anomaly: Float
     clean: Float
+    mask: Bool
     before: tuple[float, ...]
     after: tuple[float, ...]
     value: float
@@ -199,6 +200,7 @@ class RegionSearch:
             parts=region.parts,
             anomaly=anomaly[row],
             clean=clean[row],
+            mask=np.sqrt(np.square(anomaly[row]).sum(axis=0)) > self.settings.tolerance,
             before=tuple(float(before[row][cells].sum()) for cells in touched),
             after=tuple(float(after[row][cells].sum()) for cells in touched),
             value=float(outcome.value[row]),

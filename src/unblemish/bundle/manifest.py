@@ -144,6 +144,9 @@ class Detector(_Record):
     mask_threshold: Positive | None = Field(
         None, description="initial mask: plain map above it; set by calibration"
     )
+    cell_level: Positive | None = Field(
+        None, description="score that 1 in 20 cells of normal frames exceeds; by calibration"
+    )
     normal_peak: Positive | None = Field(
         None, description="largest value of the plain map usual in normal frames; by calibration"
     )
@@ -171,7 +174,11 @@ class F2padSettings(_Record):
         ge=0,
         description="fast schedule, in place of alpha1: 1 flags colours that 1 normal in 1000 has",
     )
-    components: int = Field(0, ge=0, description="which of the detector's mixtures")
+    beta: Positive = Field(
+        0.05,
+        description="fast schedule: what a flagged model pixel costs, in usual levels of cells",
+    )
+    components: int = Field(2, ge=0, description="which of the detector's mixtures")
     epsilon: Positive = Field(1e-4, description="eq. 8")
     step_size: Positive = Field(1.0, description="gamma_0 of eq. 15")
     radius: int = Field(5, ge=0, le=15, description="k_s of eq. 13")

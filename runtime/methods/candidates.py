@@ -1,0 +1,154 @@
+"""Masks that a region may have: by colour, by difference from a fill, by the pixel prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.runtime.methods.decomposition import Prior
+
+Float = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+_ROUNDS = 8  # of expectation and maximisation
+_ODDS = (-2.0, 0.0, 1.5, 3.0, 5.0)  # log odds of the colour of a defect
+_FILL = (12.0, 20.0, 32.0, 50.0)  # levels of 255 between frame and fill
+_MEDIAN = (8.0, 14.0, 24.0, 40.0)  # between frame and the median around
+_PRIOR = (12.0, 20.0, 40.0)  # squared Mahalanobis distances of colours
+_MEDIAN_SIDE = 21  # model px
+_LEAST_AREA = 4  # model px; smaller parts of a mask are specks
+_LARGEST_RATIO = 8.0
+_MAP_WEIGHT, _OFFSET = 0.3, 3.0  # of the detector's map in the odds, and how rare defects are
+_GREY_BINS, _COLOUR_BINS = 64, 22
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Histogram cells of every pixel of a frame, and how normal pixels fill them.
+
+    Args:
+        cell: (H, W) number of the histogram cell.
+        normal: (cells,) shares of the pixels outside all regions.
+    """
+
+    cell: NDArray[np.intp]
+    normal: Float
+    colour: bool
+
+    def histogram(self, cells: NDArray[np.intp], weight: Float) -> Float:
+        """Smoothed shares of weighted pixels."""
+        return _histogram(cells, weight, self.colour)
+
+
+def palette_of(x: Float, outside: Bool) -> Palette:
+    """Count the colours of a frame (C, H, W) in [0, 1] outside its regions."""
+    levels = np.clip(x * 255, 0, 255)
+    colour = x.shape[0] == 3
+    if colour:
+        r, g, b = (levels / 12).astype(np.intp)
+        cell = (r * _COLOUR_BINS + g) * _COLOUR_BINS + b
+    else:
+        cell = (levels[0] / 4).astype(np.intp)
+    weight = outside.astype(np.float32)
+    return Palette(cell, _histogram(cell, weight, colour), colour)
+
+
+def colour_odds(palette: Palette, window: tuple[slice, slice], free: Bool, strange: Float) -> Float:
+    """Log odds that a pixel has the colour of the defect, by expectation maximisation.
+
+    The defect's colours start as those where the detector's map is above its threshold; then
+    weight = sigmoid(odds) and histogram of the weights alternate.
+
+    Args:
+        free: (h, w) of the window. strange: the detector's map there, 0 at its threshold, 1 at
+            twice that.
+    Returns: (h, w) float32; -inf where not free.
+    """
+    cell = palette.cell[window]
+    size = palette.normal.size
+    floor = 0.02 / size
+    normal = np.log(palette.normal + (0.1 * floor if palette.colour else floor))
+    lean = _MAP_WEIGHT * np.clip(strange, -1, 3) - _OFFSET
+    weight = ((strange > 0) & free).astype(np.float32)
+    odds = np.zeros(free.shape, np.float32)
+    for _ in range(_ROUNDS):
+        ratio = np.log(palette.histogram(cell, weight) + floor) - normal
+        likely = np.clip(ratio, -_LARGEST_RATIO, _LARGEST_RATIO)[cell].astype(np.float32)
+        odds = 0.5 * likely + cv2.GaussianBlur(likely, (0, 0), 1.0) + lean
+        weight = free / (1 + np.exp(-np.clip(odds, -30, 30)))
+        weight = weight.astype(np.float32)
+    return np.where(free, odds, np.float32(-np.inf)).astype(np.float32)
+
+
+def candidate_masks(
+    x: Float, fill: Float, free: Bool, odds: Float, prior: Prior | None, area: float
+) -> list[Bool]:
+    """Different masks of a window, the empty one first.
+
+    Args:
+        x, fill: (C, h, w) in [0, 1]: the frame and n0. prior: in [0, 1] intensity too.
+        odds: of `colour_odds`. area: model px per pixel.
+    """
+    maps = [(odds, _ODDS)]
+    maps.append((255 * np.abs(x - fill).max(axis=0), _FILL))
+    maps.append((255 * np.abs(x - _median(x, area)).max(axis=0), _MEDIAN))
+    if prior is not None:
+        maps.append((_distance(x, prior), _PRIOR))
+    found: list[Bool] = [np.zeros(free.shape, np.bool_)]
+    least = max(round(_LEAST_AREA / area), 1)
+    for values, levels in maps:
+        for level in levels:
+            mask = without_specks((values > level) & free, least)
+            if not any(np.array_equal(mask, other) for other in found):
+                found.append(mask)
+    return found
+
+
+def without_specks(mask: Bool, least: int) -> Bool:
+    """The mask without connected parts of fewer than `least` pixels."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=8
+    )
+    large = np.zeros(count, np.bool_)
+    large[1:] = stats[1:, cv2.CC_STAT_AREA] >= least
+    return np.asarray(large[labels])
+
+
+def _median(x: Float, area: float) -> Float:
+    side = max(int(_MEDIAN_SIDE / np.sqrt(area)) // 2 * 2 + 1, 3)
+    planes = [cv2.medianBlur(np.rint(255 * np.clip(p, 0, 1)).astype(np.uint8), side) for p in x]
+    return np.stack(planes).astype(np.float32) / np.float32(255)
+
+
+def _distance(x: Float, prior: Prior) -> Float:
+    """Eq. (10) per pixel."""
+    d = x[None] - prior.means[:, :, None, None]
+    moved = np.einsum("qij,qjhw->qihw", prior.precisions, d)
+    return np.asarray((d * moved).sum(axis=1).min(axis=0), np.float32)
+
+
+def _histogram(cells: NDArray[np.intp], weight: Float, colour: bool) -> Float:
+    size = _COLOUR_BINS**3 if colour else _GREY_BINS
+    counts = np.bincount(cells.ravel(), weights=weight.ravel(), minlength=size)
+    counts = counts / max(float(counts.sum()), 1e-9)
+    if not colour:
+        line = np.ascontiguousarray(counts[None], np.float32)
+        return np.asarray(
+            cv2.GaussianBlur(line, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)[0], np.float32
+        )
+    cube = counts.reshape((_COLOUR_BINS,) * 3).astype(np.float32)
+    for axis in range(3):
+        cube = np.moveaxis(_blurred(np.moveaxis(cube, axis, 0)), 0, axis)
+    return np.ascontiguousarray(cube).reshape(-1)
+
+
+def _blurred(cube: Float) -> Float:
+    """Gaussian of 0.7 cells along the first axis, edges repeated."""
+    flat = np.ascontiguousarray(cube.reshape(cube.shape[0], -1))
+    kernel = cv2.getGaussianKernel(7, 0.7, cv2.CV_32F)
+    out = cv2.sepFilter2D(flat, -1, np.ones((1, 1), np.float32), kernel,
+                          borderType=cv2.BORDER_REPLICATE)  # fmt: skip
+    return np.asarray(out, np.float32).reshape(cube.shape)

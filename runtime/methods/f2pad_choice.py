@@ -1,0 +1,190 @@
+"""The fast schedule: the objective of F2PAD over a few masks, each with its own restored image.
+
+Minimising eq. (12) pixel by pixel takes hundreds of steps, most of which move pixels that are not
+anomalous at all. Here n is the frame, filled from its border inside a mask m, and a is not zero
+exactly on m. So l_a is the number of flagged pixels, and
+
+    J(m) = sum over cells of max(s(n_m) / s_95 - 1/2, 0) + beta |m|
+
+is compared over candidates for m and the empty mask, by one batch of forward passes. What the
+best mask lowers J by says, without labels, whether it is to be trusted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.bundle.manifest import F2padSettings, Preprocess
+from unblemish.runtime.detectors.crops import CropCells
+from unblemish.runtime.detectors.load import Detector
+from unblemish.runtime.inspection import Status
+from unblemish.runtime.methods.candidates import (
+    Palette,
+    candidate_masks,
+    colour_odds,
+    palette_of,
+)
+from unblemish.runtime.methods.decomposition import Prior, View
+from unblemish.runtime.methods.f2pad_batch import Batch, Frame
+from unblemish.runtime.methods.f2pad_search import Solved
+from unblemish.runtime.solvers.loop import Clock
+from unblemish.runtime.solvers.protocol import Double, Float
+from unblemish.runtime.workspace import Workspace
+
+Bool = NDArray[np.bool_]
+
+_HINGE = 0.5  # of the usual level of cells: scores below say nothing
+_CELL = 16  # model px that J counts as one cell, whatever the detector's stride
+_PIXELS = 2 * 224 * 224  # model px of a batch of forward passes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The mask of one region.
+
+    Args:
+        mask: (h, w) of its window. restored: (C, h, w) in [0, 1].
+        value: J of it. ratio: J of it by J of the empty mask, 1 where nothing pays.
+        tried: masks compared.
+    """
+
+    mask: Bool
+    restored: Float
+    value: float
+    ratio: float
+    tried: int
+
+
+@dataclass(frozen=True)
+class RegionChoice:
+    """Choose among masks, region by region.
+
+    Args:
+        prior: of normal pixels in [0, 1] intensity, or None.
+        level: score of a cell that 1 in 20 normal cells exceeds; None to take the frame's own.
+    """
+
+    detector: Detector
+    settings: F2padSettings
+    preprocess: Preprocess
+    prior: Prior | None
+    level: float | None
+
+    def solve(
+        self, frame: Frame, batch: Batch, deadline: float | None, clock: Clock
+    ) -> list[Solved]:
+        """One `Solved` per region; regions whose turn comes after the deadline stay as they are."""
+        palette = self._palette(frame)
+        level = self.level or usual_level(frame)
+        wholes: dict[int, Float] = {}
+        out = []
+        for row, region in enumerate(batch.regions):
+            if deadline is not None and clock() >= deadline:
+                out.append(self._solved(frame, batch, row, None))
+                continue
+            if region.tile not in wholes:
+                tile = frame.tiles[region.tile : region.tile + 1]
+                wholes[region.tile] = np.array(self.detector.features(tile)[0])
+            choice = self._choose(frame, batch, row, palette, wholes[region.tile], level)
+            out.append(self._solved(frame, batch, row, choice))
+        return out
+
+    def _palette(self, frame: Frame) -> Palette:
+        return palette_of(frame.x * np.float32(self.settings.unit), frame.labels == 0)
+
+    def _choose(
+        self,
+        frame: Frame,
+        batch: Batch,
+        row: int,
+        palette: Palette,
+        whole: Float,
+        level: float,
+    ) -> Choice:
+        unit, area = np.float32(self.settings.unit), float(batch.area[row])
+        window, free = batch.windows[row].slices, batch.free[row, 0] > 0
+        x, fill = batch.x[row] * unit, batch.start[row] * unit
+        odds = colour_odds(palette, window, free, frame.map[window] - 1)
+        masks = candidate_masks(x, fill, free, odds, self.prior, area)
+        filled = np.stack([restored(x, mask, area) for mask in masks])
+        values = self._objective(frame, batch, row, filled, whole, level)
+        values += self.settings.beta * area * np.array([int(m.sum()) for m in masks])
+        best = int(np.argmin(values))
+        ratio = float(values[best] / values[0]) if values[0] > 0 else 1.0
+        return Choice(masks[best], filled[best], float(values[best]), ratio, len(masks))
+
+    def _objective(
+        self, frame: Frame, batch: Batch, row: int, filled: Float, whole: Float, level: float
+    ) -> Double:
+        """The sum over cells, for every version of the window."""
+        region, view = batch.regions[row], batch.view
+        crop = region.crop
+        stride = self.detector.record.stride
+        tile = frame.tiles[region.tile : region.tile + 1]
+        seen = np.ascontiguousarray(tile[(slice(None), slice(None), *crop.slices)])
+        cells = CropCells(self.detector, seen, whole, crop, self.preprocess.width // stride)
+        one = View(batch.x[row : row + 1], seen, view.down[row : row + 1],
+                   view.across[row : row + 1], view.gain)  # fmt: skip
+        space, units = Workspace(), filled / np.float32(self.settings.unit)
+        step = max(_PIXELS // crop.area, 1)
+        values = np.empty(len(filled))
+        for first in range(0, len(filled), step):
+            part = units[first : first + step]
+            images = one.project(part, np.zeros(len(part), np.intp), space)
+            scores = cells.scores(images) / np.float32(level)
+            excess = np.maximum(scores - np.float32(_HINGE), 0)
+            values[first : first + step] = excess.sum(axis=(1, 2), dtype=np.float64)
+        return np.asarray(values * stride**2 / _CELL)
+
+    def _solved(self, frame: Frame, batch: Batch, row: int, choice: Choice | None) -> Solved:
+        region, x = batch.regions[row], batch.x[row]
+        mask = np.zeros(x.shape[1:], np.bool_) if choice is None else choice.mask
+        change = np.zeros_like(x)
+        if choice is not None:
+            n = choice.restored / np.float32(self.settings.unit)
+            change = np.where(mask, x - n, np.float32(0)).astype(np.float32)
+        value = 0.0 if choice is None else choice.value
+        ratio = 1.0 if choice is None else choice.ratio
+        return Solved(
+            window=batch.windows[row],
+            shape=frame.shape,
+            parts=region.parts,
+            anomaly=change,
+            clean=change,
+            mask=mask,
+            before=(1.0,) * len(region.parts),
+            after=(ratio,) * len(region.parts),
+            value=value,
+            status=Status.DEADLINE if choice is None else Status.CONVERGED,
+            steps=0 if choice is None else choice.tried,
+            trace=np.array([value]),
+        )
+
+
+def usual_level(frame: Frame) -> float:
+    """The level from the frame itself: the map (of distances, smoothed) outside its regions."""
+    outside = frame.distances[frame.labels == 0]
+    values = outside if outside.size else frame.distances.reshape(-1)
+    return max(float(np.quantile(values, 0.95)) ** 2, 1e-12)
+
+
+def restored(x: Float, mask: Bool, area: float) -> Float:
+    """A window (C, h, w) in [0, 1], filled from the border of the mask, one model px wider."""
+    if not mask.any():
+        return x
+    side = 2 * max(round(1 / np.sqrt(area)), 1) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    hole = cv2.dilate(mask.astype(np.uint8), disc)
+    if hole.all():
+        return x
+    levels = np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8)
+    # In 8 bits one call does all channels; what the eye of the network sees is no finer.
+    planes = levels[0] if len(x) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
+    filled = cv2.inpaint(planes, hole, 3, cv2.INPAINT_TELEA)
+    filled = filled[None] if len(x) == 1 else filled.transpose(2, 0, 1)
+    new = filled.astype(np.float32) / np.float32(255)
+    return np.where(hole > 0, new, x).astype(np.float32)
