@@ -19,11 +19,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.kernels.image_terms import ImageTerms
+
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]
 
 
-class Kernels(Protocol):
+class Kernels(ImageTerms, Protocol):
     """The operations a solver needs between two engine calls.
 
     Implemented by `ReferenceKernels` (float64 NumPy inside, the oracle), `CpuKernels` (compiled

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from unblemish.kernels import checks
 from unblemish.kernels.api import Double, Float
+from unblemish.kernels.numpy_image_terms import NumpyImageTerms
 
 
-class NumpyKernels:
+class NumpyKernels(NumpyImageTerms):
     """`Kernels` in vectorised NumPy: several passes over memory and one thread. See `Kernels`."""
 
     name = "numpy"

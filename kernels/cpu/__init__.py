@@ -6,6 +6,7 @@ from unblemish.cores import available_cores
 from unblemish.errors import ConfigError
 from unblemish.kernels import _cpu, checks
 from unblemish.kernels.api import Double, Float
+from unblemish.kernels.numpy_image_terms import NumpyImageTerms
 
 
 def instruction_sets() -> list[str]:
@@ -13,8 +14,8 @@ def instruction_sets() -> list[str]:
     return _cpu.instruction_sets()
 
 
-class CpuKernels:
-    """`Kernels` in C++. Results do not depend on the number of threads; calls release the GIL.
+class CpuKernels(NumpyImageTerms):
+    """`Kernels` in C++; the terms of F2PAD are still those in NumPy. Results do not depend on the number of threads; calls release the GIL.
 
     One object may serve several Python threads: while one of them occupies the worker threads, the
     others compute on their own. After a fork the child computes on one thread.

@@ -6,6 +6,7 @@ import numpy as np
 
 from unblemish.kernels import checks
 from unblemish.kernels.api import Double, Float
+from unblemish.kernels.numpy_image_terms import NumpyImageTerms
 from unblemish.kernels.reference.adam import adam
 from unblemish.kernels.reference.norms import all_finite, norms
 from unblemish.kernels.reference.project_ball import project_ball
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 
-class ReferenceKernels:
+class ReferenceKernels(NumpyImageTerms):
     """`Kernels` by the float64 functions of this package, rounded once into the outputs.
 
     Unlike the other implementations it allocates; see `Kernels` for every method.
