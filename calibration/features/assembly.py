@@ -15,7 +15,7 @@ from unblemish.calibration.features.fitter import Advance, Fitted, Fitter
 from unblemish.calibration.features.images import NormalImages
 from unblemish.calibration.features.options import PADIM_CHANNELS, FitOptions
 from unblemish.calibration.features.padim import PadimFitter, choose_channels
-from unblemish.calibration.features.patchcore import LARGEST, SHARE, PatchcoreFitter
+from unblemish.calibration.features.patchcore import LARGEST, PatchcoreFitter
 from unblemish.errors import MissingDependencyError
 from unblemish.files import write_atomic
 
@@ -62,7 +62,7 @@ def build_graph(options: FitOptions, camera: int, weights: Path) -> FeatureGraph
         method=options.method,
         backbone=options.backbone,
         camera=camera,
-        pool=3 if options.method == "patchcore" else 0,
+        pool=options.pool,
         select=selected,
         size=options.size,
     )
@@ -137,7 +137,7 @@ def _padim(options: FitOptions) -> PadimFitter:
 
 def _patchcore(options: FitOptions) -> PatchcoreFitter:
     return PatchcoreFitter(
-        share=options.share or SHARE,
+        share=options.share,
         largest=options.bank or LARGEST,
         seed=options.seed,
         memory=options.memory,

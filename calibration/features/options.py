@@ -26,6 +26,7 @@ class FitOptions:
         selected: padim: channels drawn at random from all; None for 100, 0 for all.
         geometry, scale, overlap, white: how frames become model images, as `Preprocess`.
         shrinkage, epsilon, rank: padim, see `PadimFitter`.
+        pool: patchcore: side of the mean over neighbouring cells, odd; 0 for none.
         share, bank: patchcore: share of the features kept, and the most; None for its own choice.
         most: normal images used at most, drawn at random.
         held_back: share of the normal images kept out, for calibration.
@@ -48,6 +49,7 @@ class FitOptions:
     shrinkage: Literal["ledoit-wolf", "epsilon"] = "epsilon"
     epsilon: float = 0.01
     rank: int | None = None
+    pool: int = 0
     share: float | None = None
     bank: int | None = None
     most: int | None = None
@@ -70,6 +72,8 @@ class FitOptions:
                 raise ConfigError(f"{name} must be positive, not {value}.")
         if not 0 <= self.held_back < 1:
             raise ConfigError(f"held_back must lie in [0, 1); found {self.held_back}.")
+        if self.pool < 0 or (self.pool and self.pool % 2 == 0):
+            raise ConfigError(f"pool must be odd, or 0 for none; found {self.pool}.")
         if not 0 <= self.overlap < 0.9:
             raise ConfigError(f"overlap must lie in [0, 0.9); found {self.overlap}.")
         if self.selected is not None and self.selected < 0:

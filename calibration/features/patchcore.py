@@ -15,7 +15,8 @@ from unblemish.calibration.features.storage import Rows
 from unblemish.errors import CalibrationError, ConfigError
 
 PROJECT = 128
-SHARE = 0.1
+SHARE = 0.01
+FEWEST = 2_000
 LARGEST = 20_000
 
 
@@ -23,7 +24,9 @@ class PatchcoreFitter:
     """Keep the features that cover all others best.
 
     Args:
-        share: of the normal features, kept in the bank.
+        share: of the normal features, kept in the bank; None for a hundredth, and no fewer than
+            2,000: on 67 real defects, found from 505 normals, 2,000, 4,000 and 8,000 gave a Dice
+            at one threshold within 0.011, and more than as many drawn at random.
         largest: most features kept, whatever the share.
         seed: fixes the random projection and the first feature.
         memory: bytes to hold. More features lie in a temporary file; more than can be compared
@@ -34,12 +37,12 @@ class PatchcoreFitter:
     def __init__(
         self,
         *,
-        share: float = SHARE,
+        share: float | None = None,
         largest: int = LARGEST,
         seed: int = 0,
         memory: int = MEMORY,
     ) -> None:
-        if not 0 < share <= 1:
+        if share is not None and not 0 < share <= 1:
             raise ConfigError(f"the share of features kept must lie in (0, 1]; found {share}.")
         if largest < 1:
             raise ConfigError(f"the bank must hold 1 feature or more; found {largest}.")
@@ -66,7 +69,7 @@ class PatchcoreFitter:
 
         check_images(self._images, "PatchCore")
         rows = self._rows.array()
-        count = min(max(round(self._share * len(rows)), 1), self._largest)
+        count = min(self._wanted(len(rows)), self._largest, len(rows))
         candidates, note = self._thinned(rows, count)
 
         if count < len(candidates):
@@ -80,6 +83,11 @@ class PatchcoreFitter:
     def close(self) -> None:
         """Let go of temporary files."""
         self._rows.close()
+
+    def _wanted(self, total: int) -> int:
+        if self._share is None:
+            return max(round(SHARE * total), FEWEST)
+        return max(round(self._share * total), 1)
 
     def _thinned(self, rows: Float, count: int) -> tuple[Float, tuple[str, ...]]:
         """The features to choose from, no more than can be compared in memory."""

@@ -120,3 +120,9 @@ def test_patchcore_refuses_too_few_images(images: int) -> None:
 def test_patchcore_refuses_wrong_settings(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         PatchcoreFitter(**settings)  # type: ignore[arg-type]
+
+
+def test_patchcore_keeps_a_hundredth_but_not_too_few() -> None:
+    stack = features(150)  # 3,000 features: a hundredth would be 30
+    assert len(bank_of(PatchcoreFitter(), stack)) == 2000
+    assert len(bank_of(PatchcoreFitter(), stack[:5])) == 100
