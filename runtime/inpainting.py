@@ -69,9 +69,9 @@ class ClassicalInpainter:
         # What is known of a mixed pixel is the mean of its known part.
         known = cv2.resize((~hole).astype(np.float32), size, interpolation=cv2.INTER_AREA)
         kept = np.where(hole[:, :, None], np.float32(0), patch)
-        small = cv2.resize(kept, size, interpolation=cv2.INTER_AREA).reshape(*known.shape, -1)
-        small /= np.maximum(known, 1e-6)[:, :, None]
-        filled = self._fill(small, known < 0.5)
+        mixed = cv2.resize(kept, size, interpolation=cv2.INTER_AREA).reshape(*known.shape, -1)
+        small = np.asarray(mixed / np.maximum(known, 1e-6)[:, :, None], np.float32)
+        filled = self._fill(small, np.asarray(known < 0.5))
         large = cv2.resize(filled, (width, height), interpolation=cv2.INTER_LINEAR)
         return np.asarray(large, np.float32).reshape(patch.shape)
 
@@ -85,7 +85,7 @@ class ClassicalInpainter:
             for c in range(patch.shape[2])
         ]
         filled = np.stack(planes, axis=2) / np.float32(self._white)
-        return np.clip(filled, 0, 1).astype(np.float32, copy=False)
+        return np.asarray(np.clip(filled, 0, 1), np.float32)
 
 
 class OnnxInpainter:
@@ -151,9 +151,10 @@ def _filled(image: Float, hole: Bool, restored: Float) -> Float:
     """The restored image in the hole, the frame elsewhere."""
     height, width = hole.shape
     if restored.shape[:2] != hole.shape:
-        restored = cv2.resize(restored, (width, height), interpolation=cv2.INTER_CUBIC)
-    restored = np.clip(restored.reshape(image.shape), 0, 1).astype(np.float32, copy=False)
-    return np.where(hole[:, :, None], restored, image)
+        large = cv2.resize(restored, (width, height), interpolation=cv2.INTER_CUBIC)
+        restored = np.asarray(large, np.float32)
+    clipped = np.clip(restored.reshape(image.shape), 0, 1)
+    return np.asarray(np.where(hole[:, :, None], clipped, image), np.float32)
 
 
 def _around(box: Box, shape: tuple[int, ...]) -> Box:

@@ -129,9 +129,11 @@ class CropCells:
         number = np.arange(top, top + rows)[:, None] * grid_width + np.arange(left, left + columns)
         self._cells = number.reshape(-1).astype(np.int32)
 
-    def scores(self, images: Float) -> Float:
-        """Squared distances (K, h/stride, w/stride) of the cells of crops (K, C, h, w)."""
-        features = self._detector.features(images) + self._correction
-        items, rows, columns, channels = features.shape
-        flat = features.reshape(items, rows * columns, channels)
-        return self._detector.model.scores_at(flat, self._cells).reshape(items, rows, columns)
+    def features(self, images: Float) -> Float:
+        """Features (K, cells, c) of crops (K, C, h, w) as parts of the frame; a copy."""
+        found: Float = self._detector.features(images) + self._correction
+        return found.reshape(len(images), len(self._cells), -1)
+
+    def scores(self, features: Float) -> Float:
+        """Squared distances (K, cells) of such features."""
+        return self._detector.model.scores_at(features, self._cells)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,6 @@ class Padim:
 
     mean: Float
     whitening: Float
-
-    @cached_property
-    def _triangle(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        return np.tril_indices(self.mean.shape[1])
 
     def scores(self, features: Float) -> Float:
         """See `CellModel`."""
@@ -64,10 +60,13 @@ class Padim:
         at = row[np.maximum(cells, 0)]
         return PadimScorer(self.mean[used], precision, at, cells >= 0)
 
-    def _unpacked(self, places: NDArray[np.intp]) -> Float:
+    def _unpacked(self, places: NDArray[np.signedinteger[Any]]) -> Float:
         channels = self.mean.shape[1]
         w = np.zeros((len(places), channels, channels), np.float32)
-        w[:, self._triangle[0], self._triangle[1]] = self.whitening[places]
+        packed, first = self.whitening[places], 0
+        for row in range(channels):  # ten times as fast as one assignment by indices
+            w[:, row, : row + 1] = packed[:, first : first + row + 1]
+            first += row + 1
         return w
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.bundle.manifest import Polarity
 from unblemish.runtime.methods.decomposition import Prior
 
 Float = NDArray[np.float32]
@@ -84,19 +85,32 @@ def colour_odds(palette: Palette, window: tuple[slice, slice], free: Bool, stran
 
 
 def candidate_masks(
-    x: Float, fill: Float, free: Bool, odds: Float, prior: Prior | None, area: float
+    x: Float,
+    fill: Float,
+    free: Bool,
+    odds: Float,
+    prior: Prior | None,
+    area: float,
+    polarity: Polarity = "both",
 ) -> list[Bool]:
     """Different masks of a window, the empty one first.
 
     Args:
         x, fill: (C, h, w) in [0, 1]: the frame and n0. prior: in [0, 1] intensity too.
         odds: of `colour_odds`. area: model px per pixel.
+        polarity: dark: only pixels darker than the median around them; bright: brighter.
     """
-    maps = [(odds, _ODDS)]
-    maps.append((255 * np.abs(x - fill).max(axis=0), _FILL))
-    maps.append((255 * np.abs(x - _median(x, area)).max(axis=0), _MEDIAN))
+    median = _median(x, area)
+    maps: list[tuple[Float, tuple[float, ...]]] = [
+        (odds, _ODDS),
+        (255 * np.abs(x - fill).max(axis=0), _FILL),
+        (255 * np.abs(x - median).max(axis=0), _MEDIAN),
+    ]
     if prior is not None:
         maps.append((_distance(x, prior), _PRIOR))
+    if polarity != "both":
+        sign = 1 if polarity == "bright" else -1
+        free = free & (sign * (x - median).mean(axis=0) > 0)
     found: list[Bool] = [np.zeros(free.shape, np.bool_)]
     least = max(round(_LEAST_AREA / area), 1)
     for values, levels in maps:
@@ -132,14 +146,14 @@ def _distance(x: Float, prior: Prior) -> Float:
 
 def _histogram(cells: NDArray[np.intp], weight: Float, colour: bool) -> Float:
     size = _COLOUR_BINS**3 if colour else _GREY_BINS
-    counts = np.bincount(cells.ravel(), weights=weight.ravel(), minlength=size)
-    counts = counts / max(float(counts.sum()), 1e-9)
+    weighed = np.bincount(cells.ravel(), weights=weight.ravel(), minlength=size)
+    counts = np.asarray(weighed / max(float(weighed.sum()), 1e-9), np.float64)
     if not colour:
         line = np.ascontiguousarray(counts[None], np.float32)
         return np.asarray(
             cv2.GaussianBlur(line, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)[0], np.float32
         )
-    cube = counts.reshape((_COLOUR_BINS,) * 3).astype(np.float32)
+    cube: Float = counts.reshape((_COLOUR_BINS,) * 3).astype(np.float32)
     for axis in range(3):
         cube = np.moveaxis(_blurred(np.moveaxis(cube, axis, 0)), 0, axis)
     return np.ascontiguousarray(cube).reshape(-1)

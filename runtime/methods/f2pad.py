@@ -99,6 +99,7 @@ class F2pad:
             )
         self._threshold = float(chosen)
         self._record = record
+        self._polarity = bundle.manifest.rgi.polarity
         self._geometry = Geometry(self._preprocess)
         self._inpaint: Inpainter = inpainter or ClassicalInpainter()
         self._search = self._searcher(detector, kernels)
@@ -253,7 +254,10 @@ class F2pad:
     def _searcher(self, detector: Detector, kernels: Kernels) -> RegionSearch | RegionChoice:
         if self._plan.choose:
             level = self._record.cell_level
-            return RegionChoice(detector, self._settings, self._preprocess, self._prior(1.0), level)
+            prior = self._prior(1.0)
+            return RegionChoice(
+                detector, self._settings, self._preprocess, prior, level, self._polarity
+            )
         prior = self._prior(self._settings.unit)
         return RegionSearch(detector, kernels, self._settings, self._plan, prior, self._preprocess)
 

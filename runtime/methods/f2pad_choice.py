@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import F2padSettings, Preprocess
+from unblemish.bundle.manifest import F2padSettings, Polarity, Preprocess
 from unblemish.runtime.detectors.crops import CropCells
 from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.inspection import Status
@@ -65,6 +65,7 @@ class RegionChoice:
 
     Args:
         prior: of normal pixels in [0, 1] intensity, or None.
+        polarity: which differences count, see `RgiSettings`.
         level: score of a cell that 1 in 20 normal cells exceeds; None to take the frame's own.
     """
 
@@ -73,6 +74,7 @@ class RegionChoice:
     preprocess: Preprocess
     prior: Prior | None
     level: float | None
+    polarity: Polarity = "both"
 
     def solve(
         self, frame: Frame, batch: Batch, deadline: float | None, clock: Clock
@@ -109,7 +111,7 @@ class RegionChoice:
         window, free = batch.windows[row].slices, batch.free[row, 0] > 0
         x, fill = batch.x[row] * unit, batch.start[row] * unit
         odds = colour_odds(palette, window, free, frame.map[window] - 1)
-        masks = candidate_masks(x, fill, free, odds, self.prior, area)
+        masks = candidate_masks(x, fill, free, odds, self.prior, area, self.polarity)
         filled = np.stack([restored(x, mask, area) for mask in masks])
         values = self._objective(frame, batch, row, filled, whole, level)
         values += self.settings.beta * area * np.array([int(m.sum()) for m in masks])
@@ -131,14 +133,14 @@ class RegionChoice:
                    view.across[row : row + 1], view.gain)  # fmt: skip
         space, units = Workspace(), filled / np.float32(self.settings.unit)
         step = max(_PIXELS // crop.area, 1)
-        values = np.empty(len(filled))
+        features = []
         for first in range(0, len(filled), step):
             part = units[first : first + step]
             images = one.project(part, np.zeros(len(part), np.intp), space)
-            scores = cells.scores(images) / np.float32(level)
-            excess = np.maximum(scores - np.float32(_HINGE), 0)
-            values[first : first + step] = excess.sum(axis=(1, 2), dtype=np.float64)
-        return np.asarray(values * stride**2 / _CELL)
+            features.append(cells.features(images))
+        scores = cells.scores(np.concatenate(features)) / np.float32(level)
+        excess = np.maximum(scores - np.float32(_HINGE), 0)
+        return np.asarray(excess.sum(axis=1, dtype=np.float64) * stride**2 / _CELL)
 
     def _solved(self, frame: Frame, batch: Batch, row: int, choice: Choice | None) -> Solved:
         region, x = batch.regions[row], batch.x[row]

@@ -92,9 +92,10 @@ class Adan:
     def init(self, start: Variables) -> AdanState:
         """See `Solver.init`; one group of variables, (B, C, H, W)."""
         query = np.array(start[0], np.float32)
-        moments = [np.zeros_like(query) for _ in range(5)]
+        first, slope, second, previous, shared = (np.zeros_like(query) for _ in range(5))
+        failed = np.zeros(len(query), np.bool_)
         return AdanState(
-            (query,), *moments, self._table(), self.pixels, 0, np.zeros(len(query), np.bool_)
+            (query,), first, slope, second, previous, shared, self._table(), self.pixels, 0, failed
         )
 
     def step(self, state: AdanState, value: Double, gradient: Variables) -> AdanState:
