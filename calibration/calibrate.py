@@ -234,14 +234,16 @@ def _write(bundle: Bundle, lam: float, calibration: Calibration, settled: Settle
         drop=(WEIGHT_FILE,) if stale else (),
         preprocess=bundle.manifest.preprocess,
         calibration=calibration,
-        **_settings(bundle, lam),
+        **_settings(bundle, lam, calibration.refine),
     )
 
 
-def _settings(bundle: Bundle, lam: float) -> dict[str, Any]:
+def _settings(bundle: Bundle, lam: float, refine: str | None) -> dict[str, Any]:
     """The manifest's sections that hold what was chosen."""
     manifest = bundle.manifest
     if manifest.detector is None:
         return {"rgi": manifest.rgi.model_copy(update={"lam": lam})}
-    f2pad = manifest.f2pad.model_copy(update={"outline_onset": lam})
+    f2pad = manifest.f2pad
+    if refine == "initial":
+        f2pad = f2pad.model_copy(update={"outline_onset": lam})
     return {"rgi": manifest.rgi, "detector": manifest.detector, "f2pad": f2pad}

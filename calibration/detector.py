@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.calibration.defects import SyntheticDefect
-from unblemish.errors import CalibrationError
-from unblemish.runtime.found import Found
+from unblemish.errors import CalibrationError, ConfigError
 from unblemish.runtime.inspector import Inspector
 from unblemish.runtime.methods.outline import LARGEST
 
@@ -23,13 +22,9 @@ _NORMAL_SHARE = 0.9  # of the normals stay below the peak that counts as usual
 _MARGIN = 2.0  # scores of synthetic defects reach beyond the evidence of the first few
 
 
-class _Searcher(Protocol):
-    def search(self, frame: Any, *, lam: float | None = None) -> Found: ...
-
-
 def prepare_detector(
     bundle: Bundle,
-    search: _Searcher,
+    search: object,
     normals: Iterable[NDArray[Any]],
     samples: Iterable[SyntheticDefect],
     progress: Progress,
@@ -41,9 +36,11 @@ def prepare_detector(
         the one scalar that the tuner chooses, `outline_onset` (a single one for the plain map).
     Raises: CalibrationError where no normal frame gives a finite map.
     """
+    if not isinstance(search, Inspector):
+        raise ConfigError("a detector is calibrated with an Inspector of its bundle.")
     peaks = []
     for frame in normals:
-        peaks.append(search.search(frame).evidence)
+        peaks.append(search.detect(frame).evidence)
         progress("detector", None)
     finite = np.array([p for p in peaks if p is not None and np.isfinite(p)])
     if not finite.size:
@@ -51,12 +48,15 @@ def prepare_detector(
     record = bundle.manifest.detector
     assert record is not None
     usual = float(np.quantile(finite, _NORMAL_SHARE))
-    changed = record.model_copy(update={"normal_peak": usual})
+    changed = record.model_copy(
+        update={"normal_peak": usual, "mask_threshold": float(np.median(finite))}
+    )
     opened = Bundle(bundle.path, bundle.manifest.model_copy(update={"detector": changed}))
-    if isinstance(search, Inspector):
-        search.adopt(opened)
-        if search.refine != "none":
-            return opened, bundle.manifest.f2pad.outline_floor + LARGEST, _ONSETS
+    search.adopt(opened)
+    if search.refine == "initial":
+        return opened, bundle.manifest.f2pad.outline_floor + LARGEST, _ONSETS
+    if search.refine == "f2pad":
+        return opened, bundle.manifest.preprocess.high - bundle.manifest.preprocess.low, (1.0,)
     highest = max(
         search.search(s.image).evidence or 0.0 for s, _ in zip(samples, range(8), strict=False)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.errors import ConfigError
-from unblemish.kernels import Kernels
+from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.detectors.load import Detector, load_detector
 from unblemish.runtime.found import Found
@@ -20,9 +20,11 @@ from unblemish.runtime.frames import from_unit, to_channels, to_unit, white_for
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.initial import wide_median
 from unblemish.runtime.inspection import Inspection, Status
+from unblemish.runtime.methods.f2pad import F2pad
 from unblemish.runtime.methods.outline import outline_score, relative_map
+from unblemish.runtime.methods.refined import Refined, unrefined
 from unblemish.runtime.options import DETECTOR_REFINEMENTS, SearchOptions, check_refine
-from unblemish.runtime.solvers.loop import Clock
+from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
 
@@ -63,6 +65,8 @@ class FeatureSearch:
         self._clock = clock
         backend = open_backend(self.options.backend, self.options.threads)
         self._detector: Detector = load_detector(bundle, backend)
+        self._kernels = kernels or default_kernels(self.options.threads)
+        self._f2pad: F2pad | None = None
 
     def __call__(
         self,
@@ -77,7 +81,7 @@ class FeatureSearch:
         Args:
             frame: see `to_unit`.
             lam: instead of the bundle's `outline_onset`.
-            deadline_ms: checked to be positive; the one pass that there is takes its time.
+            deadline_ms: time for everything; the detector's pass is never cut short.
             previous: not used, there is no latent.
         Raises: SourceError where the frame is not usable.
         """
@@ -85,7 +89,14 @@ class FeatureSearch:
 
     def adopt(self, bundle: Bundle) -> None:
         """Go on with other settings of the same files, as calibration does while choosing."""
-        self.bundle = bundle
+        record = bundle.manifest.detector
+        if record is not None:
+            self._detector = replace(self._detector, record=record)
+        self.bundle, self._f2pad = bundle, None
+
+    def detect(self, frame: Any) -> Found:
+        """The detector's own map of a frame, whatever the refinement. See `__call__`."""
+        return self._search(frame, None, None, "none")
 
     def reserve(self, pixels: int, seconds: float) -> None:
         """See `Search.reserve`; nothing here is cut short."""
@@ -103,9 +114,16 @@ class FeatureSearch:
             raise ConfigError(f"deadline_ms must be positive; got {deadline_ms}.")
         if lam is not None and not (np.isfinite(lam) and lam > 0):
             raise ConfigError(f"lam must be a positive number; got {lam}.")
-        return [self._search(frame, lam) for frame in frames]
+        until = None if deadline_ms is None else self._clock() + deadline_ms / 1000
+        found = []
+        for number, frame in enumerate(frames):
+            share = share_of(until, len(frames) - number, self._clock)
+            found.append(self._search(frame, lam, share, self.refine))
+        return found
 
-    def _search(self, frame: Any, onset: float | None) -> Found:
+    def _search(
+        self, frame: Any, onset: float | None, deadline: float | None, refine: str
+    ) -> Found:
         began = self._clock()
         job = self._prepare(frame)
         prepared = self._clock()
@@ -113,18 +131,24 @@ class FeatureSearch:
         plain = self._geometry.to_native(maps[:, None], job.unit.shape)[:, :, 0]
         broken = ~np.isfinite(plain)
         detected = self._clock()
-        restored, score = self._outlined(job, np.where(broken, 0, plain), onset)
+        if refine == "f2pad" and not broken.any():
+            refined = self._refiner().refine(job.unit, job.images, maps, deadline, self._clock)
+        else:
+            refined = self._outlined(job, np.where(broken, 0, plain), onset, refine)
+        score = np.array(refined.residual)
         score[broken] = np.float32(np.finfo(np.float32).max)
         done = self._clock()
         return Found(
-            restored=from_unit(restored, job.frame.dtype, white=job.white),
+            restored=from_unit(refined.restored, job.frame.dtype, white=job.white),
             score=score,
             mask=(score > 0).astype(np.float32),
             z=np.zeros((len(job.images), 0), np.float32),
-            status=Status.NON_FINITE if broken.any() else Status.PLAIN,
-            steps=0,
-            objective=0.0,
+            status=Status.NON_FINITE if broken.any() else refined.status,
+            steps=refined.steps,
+            objective=refined.objective,
+            trace=refined.trace,
             evidence=float(maps.max()),
+            kept_plain=refined.kept_plain,
             timings={
                 "preprocess": 1000 * (prepared - began),
                 "detect": 1000 * (detected - prepared),
@@ -140,10 +164,17 @@ class FeatureSearch:
         images = self._geometry.unit_to_model(unit)
         return _Job(frame, to_channels(unit, preprocess.channels), images, white)
 
-    def _outlined(self, job: _Job, plain: Float, onset: float | None) -> tuple[Float, Float]:
-        """Restored image (H, W, C) in [0, 1], and the score map."""
-        if self.refine == "none":
-            return job.unit, np.array(plain, np.float32)
+    def _refiner(self) -> F2pad:
+        if self._f2pad is None:
+            self._f2pad = F2pad(
+                self.bundle, self._detector, self._kernels, schedule=self.options.schedule
+            )
+        return self._f2pad
+
+    def _outlined(self, job: _Job, plain: Float, onset: float | None, refine: str) -> Refined:
+        """The detector's own map, or the outline by the first guess of the normal image."""
+        if refine == "none":
+            return unrefined(job.unit, np.array(plain, np.float32))
         manifest = self.bundle.manifest
         settings, record = manifest.f2pad, manifest.detector or self._detector.record
         restored = wide_median(job.unit)
@@ -155,4 +186,4 @@ class FeatureSearch:
             onset=settings.outline_onset if onset is None else onset,
             polarity=manifest.rgi.polarity,
         )
-        return restored, score
+        return unrefined(restored, score)

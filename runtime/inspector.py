@@ -145,6 +145,17 @@ class Inspector:
         with self._lock:
             return self._open()(frame, lam=lam, deadline_ms=deadline_ms, previous=previous)
 
+    def detect(self, frame: Any) -> Found:
+        """The map of a detector, whatever the refinement.
+
+        Raises: ConfigError for a generator's bundle, which has none.
+        """
+        with self._lock:
+            search = self._open()
+            if not isinstance(search, FeatureSearch):
+                raise ConfigError("a generator's bundle has no detector; see `search`.")
+            return search.detect(frame)
+
     def adopt(self, bundle: Bundle) -> None:
         """Go on with other settings of the same files.
 

@@ -46,3 +46,9 @@ class Refined:
     objective: float
     trace: tuple[float, ...]
     seconds: dict[str, float]
+
+
+def unrefined(restored: Float, score: Float) -> Refined:
+    """A result without any search. restored: (H, W, C) in [0, 1]. score: (H, W)."""
+    nothing = np.zeros(score.shape, np.bool_)
+    return Refined(restored, score, score > 0, nothing, nothing, 0, 0, Status.PLAIN, 0, 0.0, (), {})
