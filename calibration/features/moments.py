@@ -26,6 +26,7 @@ class Block:
         mean: (n, c) float64.
         covariance: (n, c, c) float64, divided by the number of images.
         fourth: (n,) mean of ||f - mean||^4.
+        rows: (n, images, c) float64, f - mean, where the images are few enough to be at hand.
     """
 
     start: int
@@ -33,6 +34,7 @@ class Block:
     mean: Double
     covariance: Double
     fourth: Double
+    rows: Double | None = None
 
 
 class Moments:
@@ -40,7 +42,8 @@ class Moments:
 
     The shift is the mean of the first images: without one, the sums of squares of features that lie
     far from 0 would cancel. Images wait in a buffer, so that the sums, which are c times as large
-    as an image, are passed through memory once for many images.
+    as an image, are passed through memory once for many images. Where all fit into the buffer there
+    are no sums.
 
     Args:
         memory: bytes of the buffer and the sums; larger sums lie in a temporary file.
@@ -75,8 +78,10 @@ class Moments:
 
     def blocks(self) -> Iterator[Block]:
         """Moments of all locations, some at a time."""
+        if self._scatter is None:
+            yield from self._few()
+            return
         self._flush()
-        assert self._scatter is not None
         n = self.count
         for start, stop in self._ranges():
             part = slice(start, stop)
@@ -89,6 +94,10 @@ class Moments:
 
     def mean_variance(self) -> Double:
         """Variance of a feature, averaged over the channels, at every location: (locations,)."""
+        if self._scatter is None:
+            waiting: Double = np.concatenate(self._waiting).var(axis=0, dtype=np.float64)
+            variance: Double = waiting.mean(axis=1)
+            return variance
         self._flush()
         spread = self._square / self.count - ((self._sum / self.count) ** 2).sum(axis=1)
         averaged: Double = np.maximum(spread, 0.0) / self.channels
@@ -99,6 +108,16 @@ class Moments:
         self._scatter = None
         self._waiting = []
         self._scratch.close()
+
+    def _few(self) -> Iterator[Block]:
+        images = np.concatenate(self._waiting)
+        for start, stop in self._ranges(len(images)):
+            rows = images[:, start:stop].transpose(1, 0, 2).astype(np.float64)
+            mean = rows.mean(axis=1)
+            rows -= mean[:, None]
+            fourth = (np.einsum("lbc,lbc->lb", rows, rows) ** 2).mean(axis=1)
+            covariance = rows.transpose(0, 2, 1) @ rows / len(images)
+            yield Block(start, stop, mean, covariance, fourth, rows)
 
     def _patience(self) -> int:
         """Bytes of images that wait: more where every pass is one over a file."""

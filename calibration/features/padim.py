@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -21,7 +20,6 @@ from unblemish.calibration.features.shrinkage import (
     invert_lower,
     ledoit_wolf,
     pack_lower,
-    shrink,
 )
 from unblemish.errors import ConfigError
 
@@ -31,6 +29,9 @@ Shrinkage = Literal["ledoit-wolf", "epsilon"]
 # Share of the typical variance that every location has at least. A place that is the same in all
 # normal images (a synthetic background, a dead channel) would otherwise reject rounding errors.
 FLOOR = 1e-3
+
+
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def choose_channels(total: int, count: int | None, seed: int) -> list[int]:
@@ -97,20 +98,26 @@ class PadimFitter:
         self._moments.close()
 
     def _fit(self, advance: Advance | None) -> Fitted:
-        locations, channels = self._moments.locations, self._moments.channels
-        out = {"mean": np.empty((locations, channels), np.float32), **self._empty()}
+        m = self._moments
+        out = {"mean": np.empty((m.locations, m.channels), np.float32), **self._empty()}
         shares: list[Double] = []
-        for block, shrunk, identity, share in self._covariances():
+        least = max(FLOOR * float(np.median(m.mean_variance())), _TINY)
+        for block in m.blocks():
             part = slice(block.start, block.stop)
+            share, identity = self._shrunk(block, least)
             out["mean"][part] = block.mean
             if self._rank is None:
-                out["whitening"][part] = whiten(shrunk, identity)
+                covariance = block.covariance * (1.0 - share)[:, None, None]
+                out["whitening"][part] = whiten(covariance, identity)
             else:
-                basis, inverse = low_rank(shrunk, identity, out["basis"].shape[2])
-                out["basis"][part], out["inverse_variance"][part] = basis, inverse
+                values, vectors = leading(block, out["basis"].shape[2])
+                trace = np.einsum("lii->l", block.covariance)
+                out["basis"][part], out["inverse_variance"][part] = low_rank(
+                    values * (1.0 - share)[:, None], vectors, trace * (1.0 - share), identity
+                )
             shares.append(share)
             if advance is not None:
-                advance("covariances", block.stop, locations)
+                advance("covariances", block.stop, m.locations)
         return Fitted(out, self._facts(np.concatenate(shares)))
 
     def _empty(self) -> dict[str, Float]:
@@ -118,28 +125,28 @@ class PadimFitter:
         if self._rank is None:
             packed = channels * (channels + 1) // 2
             return {"whitening": np.empty((locations, packed), np.float32)}
-        rank = min(self._rank, channels - 1)
         return {
-            "basis": np.empty((locations, channels, rank), np.float32),
+            "basis": np.empty((locations, channels, self._directions()), np.float32),
             "inverse_variance": np.empty(locations, np.float32),
         }
 
-    def _covariances(self) -> Iterator[tuple[Block, Double, Double, Double]]:
-        """Block, covariance (n, c, c), what its diagonal gains (n,), share of the identity (n,)."""
-        floor = FLOOR * float(np.median(self._moments.mean_variance()))
-        least = max(floor, float(np.finfo(np.float32).tiny))
-        for block in self._moments.blocks():
-            if self._shrinkage == "epsilon":
-                nothing: Double = np.zeros(block.stop - block.start)
-                yield block, block.covariance, nothing + self._epsilon, nothing
-                continue
-            share = ledoit_wolf(block.covariance, block.fourth, self._moments.count)
-            shrunk, identity = shrink(block.covariance, share)
-            yield block, shrunk, np.maximum(identity, least), share
+    def _directions(self) -> int:
+        """The rank, as far as so many images and channels have one."""
+        m = self._moments
+        return min(self._rank or m.channels, m.channels - 1, m.count - 1)
+
+    def _shrunk(self, block: Block, least: float) -> tuple[Double, Double]:
+        """Share of the identity, and what the diagonal gains: (n,), (n,)."""
+        if self._shrinkage == "epsilon":
+            share = np.zeros(block.stop - block.start)
+            return share, share + self._epsilon
+        share = ledoit_wolf(block.covariance, block.fourth, self._moments.count)
+        mean = np.einsum("lii->l", block.covariance) / block.covariance.shape[1]
+        return share, np.maximum(share * mean, least)
 
     def _facts(self, share: Double) -> tuple[tuple[str, str], ...]:
         m = self._moments
-        form = "full" if self._rank is None else f"{min(self._rank, m.channels - 1)} directions"
+        form = "full" if self._rank is None else f"{self._directions()} directions"
         how = (
             f"variances + {self._epsilon:g}"
             if self._shrinkage == "epsilon"
@@ -164,19 +171,42 @@ def whiten(covariance: Double, identity: Double) -> Float:
     return pack_lower(invert_lower(lower))
 
 
-def low_rank(covariance: Double, identity: Double, rank: int) -> tuple[Float, Float]:
-    """The inverse of `covariance` + `identity` I by its `rank` leading directions.
+def leading(block: Block, rank: int) -> tuple[Double, Double]:
+    """The largest eigenvalues and -vectors of the covariances, the largest first.
+
+    Where the images are fewer than the channels they come from the products of the images with each
+    other: with X the centred rows, X X^T u = n l u gives the eigenvector X^T u / sqrt(n l).
+    Returns: (n, rank), (n, c, rank).
+    """
+    rows = block.rows
+    if rows is None or rows.shape[1] >= rows.shape[2]:
+        values, vectors = np.linalg.eigh(block.covariance)
+        return np.maximum(values[:, : -rank - 1 : -1], 0.0), vectors[:, :, : -rank - 1 : -1]
+    images = rows.shape[1]
+    values, weights = np.linalg.eigh(rows @ rows.transpose(0, 2, 1))
+    values = np.maximum(values[:, : -rank - 1 : -1], 0.0)
+    scale = np.sqrt(np.maximum(values, 1e-12 * values[:, :1] + _TINY))
+    vectors = rows.transpose(0, 2, 1) @ (weights[:, :, : -rank - 1 : -1] / scale[:, None, :])
+    return values / images, vectors
+
+
+def low_rank(
+    values: Double, vectors: Double, trace: Double, identity: Double
+) -> tuple[Float, Float]:
+    """The inverse of a covariance + `identity` I by its leading directions.
 
     With eigenvalues l_i, eigenvectors u_i and v the mean of the eigenvalues that are left out, the
     inverse is (I - B B^T) / v, B = (u_i sqrt(1 - v / l_i)): the likeliest model of that form.
     It is exact where the covariance has that rank.
 
-    Returns: (n, c, rank) float32, (n,) float32.
+    Args:
+        values: (n, r), descending; vectors: (n, c, r); trace, identity: (n,).
+    Returns: (n, c, r) float32, (n,) float32.
     Source: Tipping and Bishop, 'Probabilistic principal component analysis', 1999, eq. (7)-(8).
     """
-    values, vectors = np.linalg.eigh(covariance)
-    values = np.maximum(values, 0.0) + identity[:, None]
-    rest = values[:, :-rank].mean(axis=1)
-    weight = np.sqrt(np.maximum(1.0 - rest[:, None] / values[:, -rank:], 0.0))
-    basis = (vectors[:, :, -rank:] * weight[:, None, :])[:, :, ::-1]
-    return np.ascontiguousarray(basis, np.float32), (1.0 / rest).astype(np.float32)
+    channels, rank = vectors.shape[1:]
+    left = np.maximum(trace - values.sum(axis=1), 0.0)
+    rest = left / (channels - rank) + identity
+    weight = np.sqrt(np.maximum(1.0 - rest[:, None] / (values + identity[:, None]), 0.0))
+    basis = (vectors * weight[:, None, :]).astype(np.float32)
+    return basis, (1.0 / rest).astype(np.float32)

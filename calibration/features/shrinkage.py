@@ -33,15 +33,6 @@ def ledoit_wolf(covariance: Double, fourth: Double, count: int) -> Double:
     return share
 
 
-def shrink(covariance: Double, share: Double) -> tuple[Double, Double]:
-    """(1 - share) S + share mu I, as the two parts.
-
-    Returns: (n, c, c) the shrunk S alone, (n,) the weight of the identity.
-    """
-    mu = np.einsum("lii->l", covariance) / covariance.shape[1]
-    return covariance * (1.0 - share)[:, None, None], share * mu
-
-
 def invert_lower(lower: Double) -> Double:
     """Invert lower triangular matrices (n, c, c) by halves.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
 from unblemish.calibration.features.moments import Moments
-from unblemish.calibration.features.padim import PadimFitter, choose_channels, low_rank
+from unblemish.calibration.features.padim import PadimFitter, choose_channels
 from unblemish.calibration.features.shrinkage import invert_lower, ledoit_wolf
 from unblemish.errors import CalibrationError, ConfigError, ShapeError
 
@@ -130,13 +132,28 @@ def test_padim_low_rank_is_exact_when_images_are_fewer_than_channels() -> None:
     assert got == pytest.approx(want, rel=DISTANCE)
 
 
-def test_low_rank_keeps_the_total_variance() -> None:
-    rows = at(features(100), 0)
-    covariance = np.cov(rows.T, bias=True)[None]
-    basis, inverse = low_rank(covariance, np.array([0.1]), 4)
-    precision = inverse[0] * (np.eye(CHANNELS) - basis[0].astype(float) @ basis[0].T)
-    want = np.trace(covariance[0]) + 0.1 * CHANNELS
+@pytest.mark.parametrize("images", [9, 100])
+def test_padim_low_rank_keeps_the_total_variance(images: int) -> None:
+    stack = features(images)
+    low = fitted(PadimFitter(rank=4, epsilon=0.1), stack)
+    basis = low["basis"][0].astype(np.float64)
+    precision = low["inverse_variance"][0] * (np.eye(CHANNELS) - basis @ basis.T)
+    want = np.trace(np.cov(at(stack, 0).T, bias=True)) + 0.1 * CHANNELS
     assert np.trace(np.linalg.inv(precision)) == pytest.approx(want, rel=DISTANCE)
+
+
+@pytest.mark.parametrize("shrinkage", ["epsilon", "ledoit-wolf"])
+def test_padim_low_rank_does_not_depend_on_the_memory(shrinkage: Literal["epsilon"]) -> None:
+    """Few images at hand go by their products with each other, the sums by the covariance."""
+    stack = features(9)
+    some, none = (
+        fitted(PadimFitter(rank=8, shrinkage=shrinkage, memory=memory), stack)
+        for memory in (1 << 30, SMALL)
+    )
+    for place in range(HEIGHT * WIDTH):
+        a, b = (s["basis"][place].astype(np.float64) for s in (some, none))
+        np.testing.assert_allclose(a @ a.T, b @ b.T, atol=1e-5)  # signs are free
+    np.testing.assert_allclose(some["inverse_variance"], none["inverse_variance"], rtol=1e-5)
 
 
 def test_padim_is_finite_when_a_place_never_changes() -> None:
