@@ -16,7 +16,7 @@ from unblemish.calibration.features.images import NormalImages
 from unblemish.calibration.features.options import PADIM_CHANNELS, FitOptions
 from unblemish.calibration.features.padim import PadimFitter, choose_channels
 from unblemish.calibration.features.patchcore import LARGEST, PatchcoreFitter
-from unblemish.errors import MissingDependencyError
+from unblemish.errors import ConfigError, MissingDependencyError
 from unblemish.files import write_atomic
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ def fit_method(
 ) -> Made:
     """Fit the method that the options name."""
     if options.method == "cflow":
-        from unblemish.calibration.features.cflow import fit_cflow
-
-        return fit_cflow(options, images, weights, advance)
+        raise ConfigError("CFLOW-AD cannot be fitted by this version; use patchcore or padim.")
     graph = build_graph(options, images.preprocess.channels, weights)
     fitter: Fitter = _padim(options) if options.method == "padim" else _patchcore(options)
     with tempfile.TemporaryDirectory(prefix="unblemish-") as folder:
