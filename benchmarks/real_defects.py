@@ -89,7 +89,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=0.1, help="as in `unblemish calibrate`")
     parser.add_argument("--false-reject", type=float, default=0.01)
     parser.add_argument("--synthetic", type=int, default=48)
-    parser.add_argument("--modes", nargs="+", default=["none", "l2", "rgi", "rrgi"])
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        default=["none", "l2", "rgi", "rrgi"],
+        help="of a detector: none initial f2pad",
+    )
     parser.add_argument("--finetune-steps", type=int)
     parser.add_argument("--finetune-lr", type=float)
     parser.add_argument("--polarity", default="both", choices=("both", "dark", "bright"))

@@ -60,7 +60,10 @@ class FeatureSearch:
         self.bundle = bundle
         self.options = options or SearchOptions()
         method = bundle.manifest.method
-        self.refine = check_refine(self.options.refine or "initial", DETECTOR_REFINEMENTS, method)
+        calibration = bundle.manifest.calibration
+        calibrated = None if calibration is None else calibration.refine
+        asked = self.options.refine or calibrated or "initial"
+        self.refine = check_refine(asked, DETECTOR_REFINEMENTS, method)
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
         backend = open_backend(self.options.backend, self.options.threads)

@@ -40,6 +40,10 @@ def calibrate(
             "otherwise [the bundle's]."
         ),
     ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(help="The search to calibrate for, as in `inspect` [the bundle's]."),
+    ] = None,
     white: Annotated[
         float | None, typer.Option(help="Intensity of white; the bundle keeps it [its own].")
     ] = None,
@@ -59,7 +63,7 @@ def calibrate(
     opened = Bundle.open(bundle)
     if polarity is not None:
         opened = opened.with_rgi(polarity=polarity)
-    inspector = Inspector.open(opened, backend=backend, threads=threads, white=white)
+    inspector = Inspector.open(opened, backend=backend, threads=threads, white=white, refine=refine)
     with inspector, _progress_bar() as progress:
         result = run(
             opened,

@@ -24,6 +24,8 @@ class Refine(str, Enum):
     NONE = "none"
     L2 = "l2"
     L1 = "l1"
+    INITIAL = "initial"
+    F2PAD = "f2pad"
 
 
 class Schedule(str, Enum):
@@ -49,7 +51,7 @@ def inspect(
         Refine | None,
         typer.Option(
             help="rgi; rrgi, weights free at the end; none, the first pass alone; l2 and l1, "
-            "searches without a mask [the bundle's]."
+            "searches without a mask. Detectors: none, initial or f2pad [the bundle's]."
         ),
     ] = None,
     schedule: Annotated[
