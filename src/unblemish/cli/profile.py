@@ -55,7 +55,14 @@ def _measure(
     from unblemish.runtime.inspector import Inspector
     from unblemish.runtime.profiling import measure_peaks, profile_stages, profile_steps, roofline
 
+    from unblemish.errors import ConfigError
+
     opened = Bundle.open(path)
+    if opened.manifest.detector is not None:
+        raise ConfigError(
+            "profile measures the steps of a generator's search. A detector's times by stage stand "
+            "in the results of inspect."
+        )
     reads = _reads(opened, backend, images)
     with Inspector.open(opened, backend=backend, threads=threads) as inspector:
         stages = profile_stages(inspector, reads, seconds=seconds)

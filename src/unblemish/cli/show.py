@@ -64,9 +64,20 @@ def _tensors(tensors: Any) -> str:
     return "\n".join(lines)
 
 
+def _method(m: Any) -> str:
+    """How it searches, in a line."""
+    r, d = m.rgi, m.detector
+    if d is not None:
+        return f"{m.method} on {'+'.join(d.layers)}, {d.normals} normals, cells of {d.stride} px"
+    return (
+        f"{m.method}: {r.loss}, mask {r.mask}, lambda {r.lam:g}, start {r.start}, "
+        f"at most {r.max_steps} steps"
+    )
+
+
 def _facts(opened: Bundle) -> list[tuple[str, str]]:
     m = opened.manifest
-    p, r, c = m.preprocess, m.rgi, m.calibration
+    p, c = m.preprocess, m.calibration
     geometry = f" at scale {p.scale:g}, overlap {p.overlap:g}" if p.geometry == "tiles" else ""
     rows = [
         ("bundle", f"{m.name} ({opened.path}), schema {m.schema_version}, by {m.created_by}"),
@@ -75,8 +86,7 @@ def _facts(opened: Bundle) -> list[tuple[str, str]]:
         ("source", f"{m.model.source}, SHA-256 {m.model.source_sha256[:16]}..."),
         ("images", f"{p.width}x{p.height}x{p.channels} in [{p.low:g}, {p.high:g}], "
                    f"{p.geometry}{geometry}" + (f", white {p.white:g}" if p.white else "")),
-        ("method", f"{m.method}: {r.loss}, mask {r.mask}, lambda {r.lam:g}, start {r.start}, "
-                   f"at most {r.max_steps} steps"),
+        ("method", _method(m)),
         ("parity", ", ".join(f"{n} {v:.1e}" for n, v in m.parity.items()
                               if not n.endswith("_worst")) or "not measured"),
     ]  # fmt: skip
