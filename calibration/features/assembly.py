@@ -16,7 +16,7 @@ from unblemish.calibration.features.images import NormalImages
 from unblemish.calibration.features.options import PADIM_CHANNELS, FitOptions
 from unblemish.calibration.features.padim import PadimFitter, choose_channels
 from unblemish.calibration.features.patchcore import LARGEST, PatchcoreFitter
-from unblemish.errors import ConfigError, MissingDependencyError
+from unblemish.errors import MissingDependencyError
 from unblemish.files import write_atomic
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ def build_graph(options: FitOptions, camera: int, weights: Path) -> FeatureGraph
 def fit_method(
     options: FitOptions, images: NormalImages, weights: Path, advance: Advance | None = None
 ) -> Made:
-    """Fit the method that the options name."""
-    if options.method == "cflow":
-        raise ConfigError("CFLOW-AD cannot be fitted by this version; use patchcore or padim.")
+    """Fit the method that the options name, padim or patchcore."""
     graph = build_graph(options, images.preprocess.channels, weights)
     fitter: Fitter = _padim(options) if options.method == "padim" else _patchcore(options)
     with tempfile.TemporaryDirectory(prefix="unblemish-") as folder:

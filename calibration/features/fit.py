@@ -61,6 +61,7 @@ def fit(
     ModelError where the weights are missing, damaged or of another network; ConfigError where a
     setting does not fit; MissingDependencyError; BundleError where the bundle cannot be written.
     """
+    check_method(options.method)
     check_out(out)
     require_export()
     clock = {"start": time.monotonic()}
@@ -77,6 +78,12 @@ def fit(
     return FitReport(
         bundle, images, made.fitted.facts, notes_of(images, made.fitted), _differences(clock)
     )
+
+
+def check_method(method: str) -> None:
+    """Raise ConfigError where this version cannot fit the method."""
+    if method == "cflow":
+        raise ConfigError("CFLOW-AD cannot be fitted by this version; use patchcore or padim.")
 
 
 def check_out(out: Path) -> None:
@@ -97,7 +104,12 @@ def _check_weights(options: FitOptions, weights: Path) -> None:
             '  python -c "import torch, torchvision as t; torch.save('
             "t.models.resnet18(weights='DEFAULT').state_dict(), 'resnet18.pth')\""
         )
-    if weights.suffix != ".onnx" and options.backbone is None:
+    if weights.suffix == ".onnx":
+        raise ModelError(
+            f"{weights}: this version fits on weights of {', '.join(BACKBONES)}, not on .onnx "
+            "files. Give the state_dict of one of them (.pth, .safetensors)."
+        )
+    if options.backbone is None:
         recognise(read_state(weights), weights)
 
 

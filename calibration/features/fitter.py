@@ -49,6 +49,11 @@ class Fitter(Protocol):
         ...
 
 
+def size_text(size: int) -> str:
+    """Bytes for people: 1.2 GB, 340 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
 def check_images(count: int, method: str) -> None:
     """Raise CalibrationError where `count` images are too few for `method`."""
     if count < FEWEST_IMAGES:

@@ -10,6 +10,7 @@ from unblemish.calibration.features.fitter import (
     Fitted,
     Float,
     check_images,
+    size_text,
 )
 from unblemish.calibration.features.storage import Rows
 from unblemish.errors import CalibrationError, ConfigError
@@ -96,8 +97,8 @@ class PatchcoreFitter:
         needed = 4 * count * rows.shape[1]
         if needed > self._memory:
             raise CalibrationError(
-                f"a bank of {count} features takes {needed / 1e9:.1f} GB, more than the "
-                f"{self._memory / 1e9:.1f} GB allowed. Keep fewer (--bank), or allow more memory."
+                f"a bank of {count} features takes {size_text(needed)}, more than the "
+                f"{size_text(self._memory)} allowed. Keep fewer (--bank), or allow more (--memory)."
             )
         if len(rows) <= limit:
             return rows, ()

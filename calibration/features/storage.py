@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.calibration.features.fitter import Float
+from unblemish.calibration.features.fitter import Float, size_text
 from unblemish.errors import CalibrationError
 
 
@@ -63,7 +63,7 @@ class Scratch:
 
 def _no_room(size: int, error: OSError) -> CalibrationError:
     return CalibrationError(
-        f"no room for {size / 1e9:.1f} GB of temporary data in {tempfile.gettempdir()}: "
+        f"no room for {size_text(size)} of temporary data in {tempfile.gettempdir()}: "
         f"{error.strerror or error}. Use fewer channels or images, allow more memory, or set "
         "TMPDIR to a larger disk."
     )

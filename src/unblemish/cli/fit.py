@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def fit(
-    method: Annotated[str, typer.Argument(help="patchcore, padim or cflow.")],
+    method: Annotated[str, typer.Argument(help="patchcore or padim.")],
     normals: Annotated[Path, typer.Option(help="Folder of normal images, at any depth.")],
     weights: Annotated[
         Path,
-        typer.Option(help="ImageNet weights (.pth, .safetensors), or .onnx with feature outputs."),
+        typer.Option(help="ImageNet weights as torchvision has them (.pth, .safetensors)."),
     ],
     out: Annotated[Path, typer.Option(help="Bundle to write, a folder such as part.bundle.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle [that of --out].")] = None,
@@ -74,7 +74,7 @@ def fit(
     memory: Annotated[float, typer.Option(help="GB to hold while fitting.")] = 2.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine.")] = None,
 ) -> None:
-    """Fit PatchCore, PaDiM or CFLOW-AD on normal images: seconds, sixteen images are enough."""
+    """Fit PatchCore or PaDiM on normal images: seconds, sixteen images are enough."""
     from unblemish.calibration.features.fit import fit as run
     from unblemish.calibration.features.options import FitOptions
 
@@ -83,8 +83,8 @@ def fit(
         "method": method, "size": size, "channels": channels, "backbone": backbone,
         "layers": named, "selected": selected, "geometry": geometry, "scale": scale,
         "overlap": overlap, "white": white, "shrinkage": shrinkage, "epsilon": epsilon,
-        "rank": rank, "pool": pool, "share": share, "bank": bank, "most": most, "held_back": held_back,
-        "seed": seed, "memory": int(memory * (1 << 30)), "threads": threads,
+        "rank": rank, "pool": pool, "share": share, "bank": bank, "most": most,
+        "held_back": held_back, "seed": seed, "memory": int(memory * (1 << 30)), "threads": threads,
     }  # fmt: skip
     options = FitOptions(**typed)
     with _progress_bar() as advance:

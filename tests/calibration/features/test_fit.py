@@ -163,7 +163,7 @@ def damaged_images(folder: Path) -> None:
         (one_image, CalibrationError, "one was usable"),
     ],
 )
-@pytest.mark.parametrize("method", ["padim", "patchcore", "cflow"])
+@pytest.mark.parametrize("method", ["padim", "patchcore"])
 def test_fit_refuses_bad_folders(
     spoil: Callable[[Path], None], error: type[UnblemishError], words: str, method: str,
     normals: Path, weights: Path, tmp_path: Path,
@@ -177,6 +177,14 @@ def test_fit_refuses_bad_folders(
 def test_fit_refuses_missing_weights(normals: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"resnet18\.pth"):
         fit(options(), normals, tmp_path / "none.pth", tmp_path / "x.bundle")
+
+
+def test_fit_refuses_what_this_version_cannot(normals: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="CFLOW-AD"):
+        fit(options("cflow"), normals, tmp_path / "none.pth", tmp_path / "x.bundle")
+    (tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"not on \.onnx"):
+        fit(options(), normals, tmp_path / "net.onnx", tmp_path / "x.bundle")
 
 
 def test_fit_refuses_weights_of_another_network(normals: Path, tmp_path: Path) -> None:
