@@ -13,6 +13,7 @@ from unblemish.bundle.manifest import Detector as Record
 from unblemish.errors import BundleError
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.detectors.padim import Padim
+from unblemish.runtime.detectors.padim_low_rank import LowRankPadim
 from unblemish.runtime.detectors.patchcore import PatchCore
 from unblemish.runtime.detectors.protocol import FEATURES, IMAGE, CellModel, FeaturePrograms
 from unblemish.runtime.solvers.protocol import Float
@@ -69,19 +70,36 @@ def load_detector(bundle: Bundle, backend: Backend) -> Detector:
             f"bundle {bundle.path} says method '{bundle.manifest.method}' and holds no detector. "
             "Make it again with: unblemish fit."
         )
+    read = _MODELS.get(bundle.manifest.method)
+    if read is None:
+        raise BundleError(
+            f"bundle {bundle.path}: this unblemish inspects with "
+            f"{', '.join(_MODELS)}, not with '{bundle.manifest.method}'."
+        )
     programs = FeaturePrograms(
         backend.program(str(bundle.graph("features"))),
         backend.pair(str(bundle.graph("features_forward")), str(bundle.graph("features_backward"))),
     )
-    return Detector(record, programs, _MODELS[bundle.manifest.method](bundle, record))
+    return Detector(record, programs, read(bundle, record))
 
 
 def _padim(bundle: Bundle, record: Record) -> CellModel:
+    if "basis" in record.statistics:
+        return _low_rank_padim(bundle, record)
     mean, whitening = (_array(bundle, record, name) for name in ("mean", "whitening"))
     packed = mean.shape[1] * (mean.shape[1] + 1) // 2
     if mean.shape[1] != record.channels or whitening.shape != (len(mean), packed):
         raise BundleError(f"bundle {bundle.path}: PaDiM's statistics do not fit each other.")
     return Padim(mean, whitening)
+
+
+def _low_rank_padim(bundle: Bundle, record: Record) -> CellModel:
+    names = ("mean", "basis", "inverse_variance")
+    mean, basis, inverse = (_array(bundle, record, name) for name in names)
+    fits = mean.shape == basis.shape[:2] and inverse.shape == mean.shape[:1]
+    if basis.ndim != 3 or not fits or mean.shape[1] != record.channels:
+        raise BundleError(f"bundle {bundle.path}: PaDiM's statistics do not fit each other.")
+    return LowRankPadim(mean, basis, inverse)
 
 
 def _patchcore(bundle: Bundle, record: Record) -> CellModel:

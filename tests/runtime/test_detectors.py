@@ -16,6 +16,7 @@ from unblemish.export.feature_graph import FeatureGraph
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.detectors.load import load_detector
 from unblemish.runtime.detectors.padim import Padim
+from unblemish.runtime.detectors.padim_low_rank import LowRankPadim
 from unblemish.runtime.detectors.patchcore import PatchCore
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.inspector import Inspector
@@ -103,12 +104,34 @@ def test_padim_scores_are_mahalanobis_distances() -> None:
     np.testing.assert_allclose(found.reshape(2, -1), expected, rtol=CLOSE)
 
 
-@pytest.mark.parametrize("name", ["padim", "patchcore"])
+def low_rank(seed: int, rank: int = 3) -> LowRankPadim:
+    rng = np.random.default_rng(seed)
+    root = np.linalg.qr(rng.normal(size=(CELLS**2, CHANNELS, CHANNELS)))[0][:, :, :rank]
+    basis = root * rng.uniform(0.5, 0.9, (CELLS**2, 1, rank))
+    inverse = rng.uniform(0.5, 2, CELLS**2)
+    mean = rng.normal(size=(CELLS**2, CHANNELS))
+    return LowRankPadim(*(a.astype(np.float32) for a in (mean, basis, inverse)))
+
+
+def test_low_rank_scores_are_the_quadratic_form() -> None:
+    model = low_rank(8)
+    features = np.random.default_rng(9).normal(size=(2, CELLS, CELLS, CHANNELS))
+    d = features.reshape(2, -1, CHANNELS) - model.mean
+    b = model.basis.astype(np.float64)
+    inverse = model.inverse_variance[:, None, None]
+    precision = inverse * (np.eye(CHANNELS) - b @ b.transpose(0, 2, 1))
+    expected = np.einsum("blc,lcd,bld->bl", d, precision, d)
+    found = model.scores(features.astype(np.float32))
+    np.testing.assert_allclose(found.reshape(2, -1), expected, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("name", ["padim", "low rank", "patchcore"])
 def test_scorers_agree_with_scores_and_central_differences(name: str) -> None:
     rng = np.random.default_rng(4)
     mean, whitening, _ = packed_gaussians(5)
     bank = rng.normal(size=(40, CHANNELS)).astype(np.float32)
-    model = Padim(mean, whitening) if name == "padim" else PatchCore(bank, candidates=7)
+    models = {"padim": Padim(mean, whitening), "low rank": low_rank(5)}
+    model = models.get(name) or PatchCore(bank, candidates=7)
     features = rng.normal(size=(1, CELLS**2, CHANNELS)).astype(np.float32)
     cells = np.arange(CELLS**2, dtype=np.int32)[None].copy()
     cells[0, ::3] = -1
