@@ -52,10 +52,9 @@ def _measure(
     from dataclasses import asdict
 
     from unblemish.bundle import Bundle
+    from unblemish.errors import ConfigError
     from unblemish.runtime.inspector import Inspector
     from unblemish.runtime.profiling import measure_peaks, profile_stages, profile_steps, roofline
-
-    from unblemish.errors import ConfigError
 
     opened = Bundle.open(path)
     if opened.manifest.detector is not None:
