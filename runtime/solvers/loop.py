@@ -46,8 +46,8 @@ class Limits:
         floor: values below it count as so large in that test: what lies at zero is never flat.
         deadline: time on the clock (seconds) at which the loop must have returned, or None.
         race: after so many steps only the best start of each group goes on; 0 lets all finish.
-        decrease: an item's stage also ends when none of the last `patience` steps brought its best
-            value down by as much as this; 0 switches the test off.
+        decrease: an item's stage also ends when none of the last `patience` steps changed its value
+            by as much as this; 0 switches the test off.
         interim: a stage before the last also ends after so many steps; 0: only when it is flat.
     """
 
@@ -191,8 +191,8 @@ class _Driver(Generic[S]):
         if len(window) <= patience or not np.isfinite(window[-1]):
             return False
         if self.limits.decrease > 0:
-            falls = -np.diff(window[-1 - patience :])
-            if bool((falls < self.limits.decrease).all()):
+            changes = np.abs(np.diff(self.trace[item][-1 - patience :]))
+            if bool((changes < self.limits.decrease).all()):
                 return True
         if self.limits.tolerance <= 0:
             return False

@@ -185,3 +185,28 @@ def test_run_keeps_the_best_start_that_ends_its_stage_with_the_race() -> None:
     assert outcome.stage.tolist() == [1, 0]
     assert outcome.value[0] == 0.0
     assert outcome.value[1] == outcome.trace[1].min()
+
+
+def test_items_stop_where_no_step_changes_the_value_by_much() -> None:
+    problem = quadratics(2)
+    limits = Limits(max_steps=500, patience=3, decrease=0.05)
+    outcome = run(problem, Adam(NumpyKernels(), (0.05,)), start(2), limits)
+    assert outcome.status == (Status.CONVERGED, Status.CONVERGED)
+    for item in range(2):
+        changes = np.abs(np.diff(outcome.trace[item]))
+        assert (changes[-3:] < 0.05).all()
+        # It did not stop before: no earlier window of three changes was as small.
+        windows = np.lib.stride_tricks.sliding_window_view(changes[:-1], 3)
+        assert (windows.max(axis=1) >= 0.05).all()
+
+
+def test_stages_before_the_last_end_after_their_steps() -> None:
+    problem = quadratics(2, stages=3)
+    limits = Limits(max_steps=20, interim=4)
+    outcome = run(problem, Adam(NumpyKernels(), (0.01,)), start(2), limits)
+    assert outcome.stage.tolist() == [2, 2]
+    trace = outcome.trace[0]
+    assert (trace[:4] > 20).all()
+    assert ((trace[4:8] > 10) & (trace[4:8] < trace[:4])).all()
+    assert (trace[8:] < trace[4:8].min()).all()
+    assert outcome.steps.tolist() == [20, 20]
