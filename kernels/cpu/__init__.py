@@ -15,7 +15,9 @@ def instruction_sets() -> list[str]:
 
 
 class CpuKernels(NumpyImageTerms):
-    """`Kernels` in C++; the terms of F2PAD are still those in NumPy. Results do not depend on the number of threads; calls release the GIL.
+    """`Kernels` in C++. Results do not depend on the number of threads; calls release the GIL.
+
+    The terms of F2PAD are those in NumPy for now.
 
     One object may serve several Python threads: while one of them occupies the worker threads, the
     others compute on their own. After a fork the child computes on one thread.
