@@ -244,6 +244,6 @@ def _settings(bundle: Bundle, lam: float, refine: str | None) -> dict[str, Any]:
     if manifest.detector is None:
         return {"rgi": manifest.rgi.model_copy(update={"lam": lam})}
     f2pad = manifest.f2pad
-    if refine == "initial":
+    if refine in ("initial", "f2pad"):
         f2pad = f2pad.model_copy(update={"outline_onset": lam})
     return {"rgi": manifest.rgi, "detector": manifest.detector, "f2pad": f2pad}

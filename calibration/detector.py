@@ -12,7 +12,7 @@ from unblemish.bundle import Bundle
 from unblemish.calibration.defects import SyntheticDefect
 from unblemish.errors import CalibrationError, ConfigError
 from unblemish.runtime.inspector import Inspector
-from unblemish.runtime.methods.outline import LARGEST
+from unblemish.runtime.methods.outline import LARGEST, LARGEST_REFINED
 
 Progress = Callable[[str, int | None], None]
 
@@ -56,7 +56,7 @@ def prepare_detector(
     if search.refine == "initial":
         return opened, bundle.manifest.f2pad.outline_floor + LARGEST, _ONSETS
     if search.refine == "f2pad":
-        return opened, bundle.manifest.preprocess.high - bundle.manifest.preprocess.low, (1.0,)
+        return opened, bundle.manifest.f2pad.outline_floor + LARGEST_REFINED, _ONSETS
     highest = max(
         search.search(s.image).evidence or 0.0 for s, _ in zip(samples, range(8), strict=False)
     )

@@ -21,7 +21,7 @@ from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.initial import wide_median
 from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.methods.f2pad import F2pad
-from unblemish.runtime.methods.outline import outline_score, relative_map
+from unblemish.runtime.methods.outline import outline_score, refined_score, relative_map
 from unblemish.runtime.methods.refined import Refined, unrefined
 from unblemish.runtime.options import DETECTOR_REFINEMENTS, SearchOptions, check_refine
 from unblemish.runtime.solvers.loop import Clock, share_of
@@ -136,9 +136,10 @@ class FeatureSearch:
         detected = self._clock()
         if refine == "f2pad" and not broken.any():
             refined = self._refiner().refine(job.unit, job.images, maps, deadline, self._clock)
+            score = self._scored(job, plain, refined, onset)
         else:
             refined = self._outlined(job, np.where(broken, 0, plain), onset, refine)
-        score = np.array(refined.residual)
+            score = np.array(refined.residual)
         score[broken] = np.float32(np.finfo(np.float32).max)
         done = self._clock()
         return Found(
@@ -173,6 +174,20 @@ class FeatureSearch:
                 self.bundle, self._detector, self._kernels, schedule=self.options.schedule
             )
         return self._f2pad
+
+    def _scored(self, job: _Job, plain: Float, refined: Refined, onset: float | None) -> Float:
+        """The score of a refined frame: its mask where that is to be trusted."""
+        manifest = self.bundle.manifest
+        settings, record = manifest.f2pad, manifest.detector or self._detector.record
+        return refined_score(
+            job.unit,
+            wide_median(job.unit),
+            relative_map(plain, record.normal_peak),
+            refined,
+            floor=settings.outline_floor,
+            onset=settings.outline_onset if onset is None else onset,
+            polarity=manifest.rgi.polarity,
+        )
 
     def _outlined(self, job: _Job, plain: Float, onset: float | None, refine: str) -> Refined:
         """The detector's own map, or the outline by the first guess of the normal image."""

@@ -15,10 +15,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from unblemish.runtime.methods.refined import Refined
 from unblemish.runtime.solvers.protocol import Float
 
 _SIGMA = 0.7  # px: below, the residual of one pixel is mostly the sensor's noise
 LARGEST = 6.0  # deviations beyond are certain, and contrast should not count any more
+_MINOR = 0.25  # weight of the residual where the mask decides
+LARGEST_REFINED = (1 + _MINOR) * LARGEST
 _QUANTUM = 0.5 / 255  # half a step of an 8-bit camera
 _GAUSSIAN = 1.4826  # standard deviation per median absolute deviation
 
@@ -60,3 +63,31 @@ def outline_score(
     """Score map (H, W) float32, in [0, floor + 6]; see the module."""
     deviations = residual(unit, restored, polarity) / noise_of(unit, restored)
     return np.asarray(relative * (floor + np.clip(deviations - onset, 0, LARGEST)), np.float32)
+
+
+def refined_score(
+    unit: Float,
+    median: Float,
+    relative: Float,
+    refined: Refined,
+    *,
+    floor: float,
+    onset: float,
+    polarity: str,
+) -> Float:
+    """As `outline_score`, but where a refinement is to be trusted its mask m decides:
+
+        score = p (floor + 6 m + min(max(r / s - onset, 0), 6) / 4).
+
+    On three sets of defects (real ones, and pasted ones in colour and grey) the best Dice of this
+    score was 0.54, 0.94 and 0.92; by the residual alone 0.50, 0.55 and 0.58; by the detector's map
+    0.41, 0.57 and 0.57.
+
+    Args:
+        median: the first guess of the normal image, from which r and s are taken.
+    """
+    deviations = residual(unit, median, polarity) / noise_of(unit, median)
+    excess = np.clip(deviations - onset, 0, LARGEST)
+    inside = LARGEST * refined.mask + _MINOR * excess
+    trusted = refined.free & ~refined.kept
+    return np.asarray(relative * (floor + np.where(trusted, inside, excess)), np.float32)
