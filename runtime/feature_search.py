@@ -136,16 +136,17 @@ class FeatureSearch:
         detected = self._clock()
         if refine == "f2pad" and not broken.any():
             refined = self._refiner().refine(job.unit, job.images, maps, deadline, self._clock)
-            score = self._scored(job, plain, refined, onset)
+            score, mask = self._scored(job, plain, refined, onset), refined.mask
         else:
             refined = self._outlined(job, np.where(broken, 0, plain), onset, refine)
             score = np.array(refined.residual)
+            mask = score > 0
         score[broken] = np.float32(np.finfo(np.float32).max)
         done = self._clock()
         return Found(
             restored=from_unit(refined.restored, job.frame.dtype, white=job.white),
             score=score,
-            mask=(score > 0).astype(np.float32),
+            mask=mask.astype(np.float32),
             z=np.zeros((len(job.images), 0), np.float32),
             status=Status.NON_FINITE if broken.any() else refined.status,
             steps=refined.steps,

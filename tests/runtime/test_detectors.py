@@ -216,9 +216,11 @@ def test_f2pad_outlines_and_leaves_normal_frames_alone(bundle: Path, frames: np.
     frame[truth] = 255
     with Inspector.open(ready, refine="f2pad", threads=1) as inspector:
         found, untouched = inspector.search(frame), inspector.search(frames[0])
-    flagged = found.score > 0
+    np.testing.assert_array_equal(found.mask > 0, found.score > 0.5 * found.score.max())
+    flagged = found.mask > 0
     assert 2 * (flagged & truth).sum() / (flagged.sum() + truth.sum()) > 0.8
-    assert not untouched.score.any()
+    assert not untouched.mask.any()
+    assert untouched.score.max() < 0.5 * found.score.max()
     assert untouched.status is Status.PLAIN
     assert untouched.steps == 0
     np.testing.assert_allclose(untouched.restored, frames[0], atol=1)
