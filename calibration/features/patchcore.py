@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from unblemish.calibration.features.blas import one_thread
 from unblemish.calibration.features.fitter import (
     MEMORY,
     Advance,
@@ -74,7 +75,10 @@ class PatchcoreFitter:
         candidates, note = self._thinned(rows, count)
 
         if count < len(candidates):
-            chosen = coreset(candidates, count, seed=self._seed, project=PROJECT, progress=advance)
+            with one_thread():
+                chosen = coreset(
+                    candidates, count, seed=self._seed, project=PROJECT, progress=advance
+                )
         else:
             chosen = np.arange(len(candidates))
         bank = np.ascontiguousarray(candidates[np.sort(chosen)], np.float32)
