@@ -28,6 +28,7 @@ PACKAGES = (
     Package(("torch",), "train", "training, and export of checkpoints"),
     Package(("onnxscript",), "train", "export of checkpoints"),
     Package(("safetensors",), "train", "reading safetensors checkpoints"),
+    Package(("scikit-learn",), "fit", "the mixture of colours of detectors"),
     Package(("openvino",), "openvino", "a second engine for CPUs"),
     Package(("pycuda",), "cuda", "kernels on NVIDIA GPUs"),
     Package(("tensorrt",), "tensorrt", "engines for NVIDIA GPUs"),
