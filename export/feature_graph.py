@@ -73,6 +73,7 @@ def feature_graph(
         import torch
     except ImportError as error:
         raise MissingDependencyError("torch", "train", "exporting a network") from error
+    from unblemish.export.backbones.grey import make_grey
     from unblemish.export.backbones.weights import (
         default_layers,
         load_backbone,
@@ -86,6 +87,8 @@ def feature_graph(
     name = backbone or recognise(read_state(weights), weights)
     chosen = layers or default_layers(name, method)
     network = load_backbone(weights, chosen, name)
+    if camera == 1:
+        make_grey(network, MEAN, STD)
     strides = [strides_of(name)[layer] for layer in chosen]
     extractor = _extractor(network, strides, camera, pool, select)
     with torch.no_grad():
@@ -137,10 +140,10 @@ def _extractor(
 
         def forward(self, image: Tensor) -> Tensor:
             """image: (batch, camera, H, W). Returns (batch, h, w, c)."""
-            x = torch.cat([image] * 3, 1) if camera == 1 else image
+            x = image if camera == 1 else (image - self.mean) / self.std
             maps = [
                 self._placed(f, stride // strides[0])
-                for f, stride in zip(self.network((x - self.mean) / self.std), strides, strict=True)
+                for f, stride in zip(self.network(x), strides, strict=True)
             ]
             joined = torch.cat(maps, 1)
             if self.chosen is not None:

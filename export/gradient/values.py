@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from unblemish.errors import ModelError, ShapeError
-from unblemish.export.gradient import vectors
+from unblemish.export.gradient import sizes, vectors
 from unblemish.export.gradient.types import Dim, Value, from_type, to_type
+
+_MADE_UP = "unk__"  # how ONNX's inference names dimensions that it cannot work out
 
 
 class ValueTable:
@@ -106,7 +108,7 @@ class ValueTable:
 
     def is_static(self, name: str) -> bool:
         dims = self.values[name].dims
-        return dims is not None and None not in dims
+        return dims is not None and not any(d is None or _made_up(d) for d in dims)
 
     def infer(self, node: onnx.NodeProto) -> None:
         schema = onnx.defs.get_schema(node.op_type, self.opset, "")
@@ -127,6 +129,7 @@ class ValueTable:
                              ) from cause  # fmt: skip
         for name in node.output:
             self.values[name] = from_type(inferred[name])
+        self._infer_multiples(node)
         self._infer_from_vector(node)
 
     def infer_again(self, node: onnx.NodeProto) -> None:
@@ -142,6 +145,24 @@ class ValueTable:
                 self.declare(name, value.dims)
             else:
                 self.values[name] = value
+
+    def _infer_multiples(self, node: onnx.NodeProto) -> None:
+        """Symbolic spatial sizes behind windows and Resize, see `sizes`."""
+        dims = self.value(node.input[0]).dims if node.input else None
+        if dims is None or not any(isinstance(d, str) for d in dims[2:]):
+            return
+        given = [*node.input, "", "", ""]
+        kernel = self.value(given[1]).dims if node.op_type in ("Conv", "ConvTranspose") else None
+        scales = self.constant_value(given[2]) if node.op_type == "Resize" else None
+        found = sizes.sizes_behind(
+            node, dims, (kernel or ())[2:], None if scales is None else scales.tolist()
+        )
+        have = self.value(node.output[0]).dims
+        if found is None or have is None:
+            return
+        # What inference found already, it found with numbers.
+        joined = [h if isinstance(h, int) else f for h, f in zip(have[2:], found, strict=True)]
+        self.declare(node.output[0], (*have[:2], *joined))
 
     def _infer_from_vector(self, node: onnx.NodeProto) -> None:
         """Dimensions of a value that is shaped by a vector of sizes."""
@@ -172,7 +193,14 @@ def _contradict(known: Dim, stated: Dim) -> bool:
 
 
 def _sharper(known: Dim, stated: Dim) -> Dim:
-    """The more telling of two descriptions of one dimension: integer, then the stated name."""
+    """The more telling of two descriptions of one dimension: integer, then the stated name.
+
+    Names that inference made up for what it does not know come last.
+    """
     if isinstance(known, int):
         return known
-    return stated if stated is not None else known
+    return known if stated is None or (_made_up(stated) and known is not None) else stated
+
+
+def _made_up(dim: Dim) -> bool:
+    return isinstance(dim, str) and dim.startswith(_MADE_UP)

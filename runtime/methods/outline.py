@@ -77,17 +77,19 @@ def refined_score(
 ) -> Float:
     """As `outline_score`, but where a refinement is to be trusted its mask m decides:
 
-        score = p (floor + 6 m + min(max(r / s - onset, 0), 6) / 4).
+        score = 6 sqrt(p) m + p (floor + min(max(r / s - onset, 0), 6) / 4).
 
-    On three sets of defects (real ones, and pasted ones in colour and grey) the best Dice of this
-    score was 0.54, 0.94 and 0.92; by the residual alone 0.50, 0.55 and 0.58; by the detector's map
-    0.41, 0.57 and 0.57.
+    The root lets the mask count where the detector's map has begun to fall: best Dice per image,
+    and at one threshold, on real magnetic tiles .62 and .48 (as with p m; the map alone .45 and
+    .26), on pasted defects in colour .99 and .98 (p m: .97 and .95), in grey .96 and .93 (.95 and
+    .93). The bare residual gives .45 and .35, .99 and .98, .98 and .97.
 
     Args:
         median: the first guess of the normal image, from which r and s are taken.
     """
     deviations = residual(unit, median, polarity) / noise_of(unit, median)
     excess = np.clip(deviations - onset, 0, LARGEST)
-    inside = LARGEST * refined.mask + _MINOR * excess
     trusted = refined.free & ~refined.kept
-    return np.asarray(relative * (floor + np.where(trusted, inside, excess)), np.float32)
+    score = relative * (floor + np.where(trusted, _MINOR * excess, excess))
+    score[trusted & refined.mask] += LARGEST * np.sqrt(relative[trusted & refined.mask])
+    return np.asarray(score, np.float32)

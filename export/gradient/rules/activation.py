@@ -20,10 +20,17 @@ def _positive(ctx: RuleContext, x: Name, threshold: float = 0.0) -> Name:
 
 @rule("Relu", "ThresholdedRelu")
 def relu(ctx: RuleContext, node: ForwardNode, cotangents: Names) -> Names:
-    """ct where x > α (0 for Relu), zero elsewhere."""
+    """ct where x > α (0 for Relu), zero elsewhere.
+
+    Relu is asked by its output, which is positive where x is: then nothing else reads x, and
+    engines fuse the Relu with what made x.
+    """
     ct, x = cotangents[0], node.inputs[0]
-    alpha = node.attributes.get("alpha", 1.0) if node.op_type == "ThresholdedRelu" else 0.0
-    return [ctx.op("Where", _positive(ctx, x, alpha), ct, ctx.scalar(0.0, x))]
+    if node.op_type == "Relu":
+        positive = _positive(ctx, node.outputs[0])
+    else:
+        positive = _positive(ctx, x, node.attributes.get("alpha", 1.0))
+    return [ctx.op("Where", positive, ct, ctx.scalar(0.0, x))]
 
 
 @rule("LeakyRelu")

@@ -86,7 +86,9 @@ def _taps(ctx: RuleContext, x: Name, y: Name, window: Window, axis: int, ceil: i
         reach = ctx.op("Mul", count, ctx.const(np.array([stride])))
         end = ctx.op("Add", reach, ctx.const(np.array([start + 1 - stride])))
         begin, step = ctx.const(np.array([start])), ctx.const(np.array([stride]))
-        taps.append(ctx.op("Slice", padded, begin, end, at, step))
+        tap = ctx.op("Slice", padded, begin, end, at, step)
+        ctx.declare(tap, ctx.dims(y))
+        taps.append(tap)
     return taps
 
 
@@ -126,7 +128,10 @@ def _return(ctx: RuleContext, parts: list[Name], x: Name, window: Window, axis: 
     wide = ctx.op("Concat", ctx.const(np.array([0, channels * taps])), space, axis=0)
     one_hot = np.tile(np.eye(taps, dtype=ctx.dtype(x)), (channels, 1))
     kernel = ctx.const(one_hot.reshape(channels * taps, 1, *window.kernel))
-    return spread(ctx, ctx.op("Reshape", joined, wide), kernel, x, window, channels)
+    shares = ctx.op("Reshape", joined, wide)
+    have = ctx.dims(parts[0])
+    ctx.declare(shares, have and (have[0], channels * taps, *have[2:]))
+    return spread(ctx, shares, kernel, x, window, channels)
 
 
 def _side_by_side(ctx: RuleContext, part: Name, x: Name, window: Window, axis: int) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unblemish.export.gradient.rule import ForwardNode, Name, RuleContext, unsupported
+from unblemish.export.gradient.sizes import difference
+from unblemish.export.gradient.types import Dim
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ def spatial(ctx: RuleContext, name: Name) -> list[int | None]:
     """Sizes of the axes after batch and channels, None where symbolic."""
     shape = ctx.static_shape(name)
     return list(shape[2:]) if shape is not None else [None] * (ctx.rank(name) - 2)
+
+
+def spatial_dims(ctx: RuleContext, name: Name) -> list[Dim]:
+    """As `spatial`, with the names of symbolic sizes."""
+    dims = ctx.dims(name)
+    return list(dims[2:]) if dims is not None else [None] * (ctx.rank(name) - 2)
 
 
 def resolve(
@@ -104,15 +112,16 @@ def spread(ctx: RuleContext, ct: Name, w: Name, like: Name, window: Window, grou
 
     Per axis the last window ends e = s (o − 1) + K − b − S beyond `like`: positive, it is cut off
     by a pad of e; negative, −e positions that no window reached are added by output padding. Where
-    S is symbolic, s − 1 are added and the rest is cut off.
+    S is symbolic and not known to be s o, s − 1 are added and the rest is cut off.
     """
-    sizes, windows = spatial(ctx, like), spatial(ctx, ct)
+    sizes, windows = spatial_dims(ctx, like), spatial_dims(ctx, ct)
     extra, after, open_ended = [], [], False
     for size, count, e, s, b, a in zip(
         sizes, windows, window.extent, window.strides, window.before, window.after, strict=True
     ):
-        if size is not None and count is not None:
-            excess = s * (count - 1) + e - b - size
+        beyond = difference(count, s, size)
+        if beyond is not None:
+            excess = beyond - s + e - b
         else:
             excess, open_ended = a if s == 1 else 1 - s, open_ended or s > 1
         extra.append(max(-excess, 0))
@@ -121,4 +130,4 @@ def spread(ctx: RuleContext, ct: Name, w: Name, like: Name, window: Window, grou
         "ConvTranspose", ct, w, kernel_shape=window.kernel, strides=window.strides, group=group,
         dilations=window.dilations, pads=[*window.before, *after], output_padding=extra,
     )  # fmt: skip
-    return crop_to(ctx, full, like, sizes) if open_ended else full
+    return crop_to(ctx, full, like, spatial(ctx, like)) if open_ended else full
