@@ -1,62 +1,17 @@
 // Python bindings of the CPU kernels: zero-copy NumPy arrays, GIL released while they run.
-//
-// The type casters refuse any other dtype, rank, memory order and read-only outputs; the checks here
-// refuse sizes that do not fit and outputs that overlap. What was wrong is told by `checks.py`, which
-// `CpuKernels` asks only after a refusal.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <initializer_list>
 #include <optional>
 
-#include "drivers.hpp"
+#include "bindings.hpp"
 
-namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace unblemish::cpu {
 namespace {
-
-template <class T, class... Rank>
-using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu, Rank...>;
-using Image = Array<const float, nb::ndim<4>>;
-using ImageOut = Array<float, nb::ndim<4>>;
-using PerItem = Array<const float, nb::ndim<1>>;
-using PerItemOut = Array<double, nb::ndim<1>>;
-
-struct Span {
-  const char* begin;
-  const char* end;
-};
-
-template <class A>
-Span span(const A& a) {
-  const char* begin = reinterpret_cast<const char*>(a.data());
-  return {begin, begin + a.nbytes()};
-}
-
-void require(bool fits) {
-  if (!fits) throw nb::value_error("arrays do not fit");
-}
-
-// The first `outputs` of `spans` are written: none may overlap any other.
-void require_apart(std::initializer_list<Span> spans, std::size_t outputs) {
-  const Span* all = spans.begin();
-  for (std::size_t i = 0; i < outputs; ++i)
-    for (std::size_t j = i + 1; j < spans.size(); ++j)
-      require(all[i].begin >= all[j].end || all[j].begin >= all[i].end);
-}
-
-template <class A, class B>
-bool same_shape(const A& a, const B& b) {
-  if (a.ndim() != b.ndim()) return false;
-  for (std::size_t i = 0; i < a.ndim(); ++i)
-    if (a.shape(i) != b.shape(i)) return false;
-  return true;
-}
 
 ImageShape shape_of(const Image& x) { return {x.shape(0), x.shape(1), x.shape(2) * x.shape(3)}; }
 
@@ -66,11 +21,6 @@ bool is_shared(const A& a, const Image& x) {
   require(a.shape(0) == x.shape(0) && a.shape(2) == x.shape(2) && a.shape(3) == x.shape(3));
   require(a.shape(1) == 1 || a.shape(1) == x.shape(1));
   return a.shape(1) == 1;
-}
-
-void require_items(const Image& x, std::initializer_list<std::size_t> lengths) {
-  require(x.size() > 0);
-  for (const std::size_t length : lengths) require(length == x.shape(0));
 }
 
 void bind_rgi_closed_form(Engine& engine, Image x, Image g, PerItem lam, PerItem scale, ImageOut mask,
@@ -148,7 +98,8 @@ NB_MODULE(_cpu, module) {
     return names;
   });
   using Free = nb::call_guard<nb::gil_scoped_release>;
-  nb::class_<Engine>(module, "Engine")
+  nb::class_<Engine> engine(module, "Engine");
+  engine
       .def(nb::init<unsigned, const std::string&>(), "threads"_a, "instruction_set"_a)
       .def_prop_ro("threads", [](const Engine& engine) { return engine.pool.threads(); })
       .def_prop_ro("instruction_set", [](const Engine& engine) { return engine.tiles.isa; })
@@ -167,4 +118,5 @@ NB_MODULE(_cpu, module) {
            "radius"_a.noconvert(), Free())
       .def("norms", &bind_norms, "x"_a.noconvert(), "squared"_a.noconvert(), "largest"_a.noconvert(), Free())
       .def("all_finite", &bind_all_finite, "x"_a.noconvert(), Free());
+  bind_image_terms(engine);
 }

@@ -1,0 +1,11 @@
+// What each family of operations adds to the Engine of the module.
+#pragma once
+
+#include "arrays.hpp"
+#include "drivers.hpp"
+
+namespace unblemish::cpu {
+
+void bind_image_terms(nb::class_<Engine>& engine);
+
+}  // namespace unblemish::cpu
