@@ -19,13 +19,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.kernels.feature_terms import FeatureTerms
 from unblemish.kernels.image_terms import ImageTerms
 
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]
 
 
-class Kernels(ImageTerms, Protocol):
+class Kernels(ImageTerms, FeatureTerms, Protocol):
     """The operations a solver needs between two engine calls.
 
     Implemented by `ReferenceKernels` (float64 NumPy inside, the oracle), `CpuKernels` (compiled

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from unblemish.kernels import checks
 from unblemish.kernels.api import Double, Float
+from unblemish.kernels.numpy_feature_terms import NumpyFeatureTerms
 from unblemish.kernels.numpy_image_terms import NumpyImageTerms
 
 
-class NumpyKernels(NumpyImageTerms):
+class NumpyKernels(NumpyImageTerms, NumpyFeatureTerms):
     """`Kernels` in vectorised NumPy: several passes over memory and one thread. See `Kernels`."""
 
     name = "numpy"

@@ -8,6 +8,7 @@ from unblemish.kernels import checks
 from unblemish.kernels.api import Double, Float
 from unblemish.kernels.numpy_image_terms import NumpyImageTerms
 from unblemish.kernels.reference.adam import adam
+from unblemish.kernels.reference.feature_terms import ReferenceFeatureTerms
 from unblemish.kernels.reference.norms import all_finite, norms
 from unblemish.kernels.reference.project_ball import project_ball
 from unblemish.kernels.reference.residual import residual_l1, residual_l2
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-class ReferenceKernels(NumpyImageTerms):
+class ReferenceKernels(NumpyImageTerms, ReferenceFeatureTerms):
     """`Kernels` by the float64 functions of this package, rounded once into the outputs.
 
     Unlike the other implementations it allocates; see `Kernels` for every method.
