@@ -1,4 +1,5 @@
 from unblemish.kernels.api import Double, Float
+from unblemish.kernels.feature_terms import Int
 
 def instruction_sets() -> list[str]: ...
 
@@ -64,3 +65,39 @@ class Engine:
     def project_ball(self, p: Float, centre: Float | None, radius: Float) -> None: ...
     def norms(self, x: Float, squared: Double, largest: Double) -> None: ...
     def all_finite(self, x: Float) -> bool: ...
+    def mahalanobis(
+        self,
+        f: Float,
+        mean: Float,
+        whitening: Float,
+        cells: Int,
+        scores: Float,
+        cotangent: Float | None,
+    ) -> None: ...
+    def mahalanobis_low_rank(
+        self,
+        f: Float,
+        mean: Float,
+        basis: Float,
+        inverse_variance: Float,
+        cells: Int,
+        scores: Float,
+        cotangent: Float | None,
+    ) -> None: ...
+    def top_candidates(
+        self,
+        queries: Float,
+        bank: Float,
+        index: Int,
+        distances: Float,
+        norms: Float | None,
+    ) -> None: ...
+    def nearest_candidate(
+        self,
+        f: Float,
+        bank: Float,
+        candidates: Int,
+        scores: Float,
+        cotangent: Float | None,
+        chosen: Int,
+    ) -> None: ...

@@ -6,7 +6,7 @@ from unblemish.cores import available_cores
 from unblemish.errors import ConfigError
 from unblemish.kernels import _cpu, checks
 from unblemish.kernels.api import Double, Float
-from unblemish.kernels.numpy_feature_terms import NumpyFeatureTerms
+from unblemish.kernels.cpu.feature_terms import CpuFeatureTerms
 from unblemish.kernels.numpy_image_terms import NumpyImageTerms
 
 
@@ -15,7 +15,7 @@ def instruction_sets() -> list[str]:
     return _cpu.instruction_sets()
 
 
-class CpuKernels(NumpyImageTerms, NumpyFeatureTerms):
+class CpuKernels(NumpyImageTerms, CpuFeatureTerms):
     """`Kernels` in C++. Results do not depend on the number of threads; calls release the GIL.
 
     The terms of F2PAD are those in NumPy for now.

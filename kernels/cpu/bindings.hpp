@@ -7,5 +7,6 @@
 namespace unblemish::cpu {
 
 void bind_image_terms(nb::class_<Engine>& engine);
+void bind_feature_terms(nb::class_<Engine>& engine);
 
 }  // namespace unblemish::cpu

@@ -119,4 +119,5 @@ NB_MODULE(_cpu, module) {
       .def("norms", &bind_norms, "x"_a.noconvert(), "squared"_a.noconvert(), "largest"_a.noconvert(), Free())
       .def("all_finite", &bind_all_finite, "x"_a.noconvert(), Free());
   bind_image_terms(engine);
+  bind_feature_terms(engine);
 }
