@@ -36,6 +36,9 @@ UNBLEMISH_HD LaneMask first_lanes(std::size_t count) {
   return number < static_cast<int>(count);
 }
 
+// Ask for the line at p, which may lie beyond the array.
+UNBLEMISH_HD void prefetch(const float* p) { __builtin_prefetch(p); }
+
 // v where the mask is set, 0 elsewhere, whatever v holds there.
 UNBLEMISH_HD Lanes kept_lanes(Lanes v, LaneMask mask) { return mask ? v : Lanes{}; }
 
@@ -44,6 +47,16 @@ UNBLEMISH_HD bool any_less(Lanes v, float limit) {
   int any = 0;
   for (std::size_t k = 0; k < kLanes; ++k) any |= less[k];
   return any != 0;
+}
+
+// Sum of all lanes, by halves.
+UNBLEMISH_HD float sum_lanes(Lanes v) {
+  typedef float Quad __attribute__((vector_size(4 * sizeof(float))));
+  Quad part[kLanes / 4];
+  __builtin_memcpy(part, &v, sizeof v);
+  for (std::size_t half = kLanes / 8; half > 0; half /= 2)
+    for (std::size_t k = 0; k < half; ++k) part[k] += part[k + half];
+  return (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]);
 }
 
 #else  // scalar code, for compilers without vector types
@@ -84,11 +97,13 @@ inline Lanes load_lanes(const float* p) {
 inline void store_lanes(float* p, const Lanes& v) {
   for (std::size_t k = 0; k < kLanes; ++k) p[k] = v.v[k];
 }
+inline void prefetch(const float*) {}
 inline LaneMask first_lanes(std::size_t count) { return {count}; }
 inline Lanes kept_lanes(Lanes v, LaneMask mask) {
   for (std::size_t k = mask.count; k < kLanes; ++k) v.v[k] = 0.0f;
   return v;
 }
+inline float sum_lanes(const Lanes& v) { return (v.v[0] + v.v[2]) + (v.v[1] + v.v[3]); }
 inline bool any_less(const Lanes& v, float limit) {
   bool any = false;
   for (std::size_t k = 0; k < kLanes; ++k) any |= v.v[k] < limit;
@@ -96,15 +111,6 @@ inline bool any_less(const Lanes& v, float limit) {
 }
 
 #endif
-
-// Sum of all lanes, by halves.
-UNBLEMISH_HD float sum_lanes(Lanes v) {
-  float room[kLanes];
-  store_lanes(room, v);
-  for (std::size_t half = kLanes / 2; half > 0; half /= 2)
-    for (std::size_t k = 0; k < half; ++k) room[k] += room[k + half];
-  return room[0];
-}
 
 // The first `count` floats at p, 0 in the other lanes. `readable` floats from p on may be read.
 UNBLEMISH_HD Lanes load_first(const float* p, std::size_t count, std::size_t readable) {
