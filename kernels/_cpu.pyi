@@ -1,5 +1,6 @@
 from unblemish.kernels.api import Double, Float
 from unblemish.kernels.feature_terms import Int
+from unblemish.kernels.image_terms import Byte, Half
 
 def instruction_sets() -> list[str]: ...
 
@@ -100,4 +101,61 @@ class Engine:
         scores: Float,
         cotangent: Float | None,
         chosen: Int,
+    ) -> None: ...
+    def total_variation(self, n: Float, weight: Float, gradient: Float, value: Double) -> None: ...
+    def log_penalty(
+        self,
+        x: Float,
+        n: Float,
+        weight: Float,
+        free: Byte,
+        epsilon: float,
+        gradient: Float,
+        value: Double,
+    ) -> None: ...
+    def mixture_prior(
+        self,
+        n: Float,
+        means: Float,
+        precisions: Float,
+        weight: Float,
+        free: Byte,
+        gradient: Float,
+        value: Double,
+    ) -> None: ...
+    def sharing_weights(
+        self, x: Float, radius: int, sigma_space: float, sigma_colour: float, weights: Half
+    ) -> None: ...
+    def share_gradient(
+        self, gradient: Float, weights: Half, radius: int, shared: Float
+    ) -> None: ...
+    def share_gradient_direct(
+        self,
+        gradient: Float,
+        x: Float,
+        radius: int,
+        sigma_space: float,
+        sigma_colour: float,
+        shared: Float,
+    ) -> None: ...
+    def adan(
+        self,
+        n: Float,
+        x: Float,
+        g: Float,
+        first: Float,
+        slope: Float,
+        second: Float,
+        previous: Float,
+        free: Byte,
+        step: int,
+        rate: Float,
+        clip: float,
+        lower: float,
+        upper: float,
+        floor: float,
+        beta1: float,
+        beta2: float,
+        beta3: float,
+        eps: float,
     ) -> None: ...

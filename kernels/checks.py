@@ -120,11 +120,11 @@ def all_finite(x: Any) -> None:
     _array("all_finite", "x", x, None)
 
 
-def _image(where: str, x: Any) -> Shape:
-    shape = _array(where, "x", x, None)
+def _image(where: str, x: Any, name: str = "x") -> Shape:
+    shape = _array(where, name, x, None)
     if len(shape) != 4 or 0 in shape:
         raise ShapeError(
-            f"{where}: x must be (batch, channels, height, width) with every size >= 1, "
+            f"{where}: {name} must be (batch, channels, height, width) with every size >= 1, "
             f"found {shape}."
         )
     return shape

@@ -7,7 +7,7 @@ from unblemish.errors import ConfigError
 from unblemish.kernels import _cpu, checks
 from unblemish.kernels.api import Double, Float
 from unblemish.kernels.cpu.feature_terms import CpuFeatureTerms
-from unblemish.kernels.numpy_image_terms import NumpyImageTerms
+from unblemish.kernels.cpu.image_terms import CpuImageTerms
 
 
 def instruction_sets() -> list[str]:
@@ -15,10 +15,8 @@ def instruction_sets() -> list[str]:
     return _cpu.instruction_sets()
 
 
-class CpuKernels(NumpyImageTerms, CpuFeatureTerms):
+class CpuKernels(CpuImageTerms, CpuFeatureTerms):
     """`Kernels` in C++. Results do not depend on the number of threads; calls release the GIL.
-
-    The terms of F2PAD are those in NumPy for now.
 
     One object may serve several Python threads: while one of them occupies the worker threads, the
     others compute on their own. After a fork the child computes on one thread.

@@ -9,9 +9,25 @@
 #include <nanobind/ndarray.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 
 namespace nb = nanobind;
+
+namespace unblemish::cpu {
+
+// An element of a float16 array.
+struct Float16 {
+  std::uint16_t bits;
+};
+
+}  // namespace unblemish::cpu
+
+template <>
+struct nanobind::detail::dtype_traits<unblemish::cpu::Float16> {
+  static constexpr dlpack::dtype value{static_cast<std::uint8_t>(dlpack::dtype_code::Float), 16, 1};
+  static constexpr auto name = const_name("float16");
+};
 
 namespace unblemish::cpu {
 
