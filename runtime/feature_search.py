@@ -67,8 +67,8 @@ class FeatureSearch:
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
         backend = open_backend(self.options.backend, self.options.threads)
-        self._detector: Detector = load_detector(bundle, backend)
         self._kernels = kernels or default_kernels(self.options.threads)
+        self._detector: Detector = load_detector(bundle, backend, self._kernels)
         self._f2pad: F2pad | None = None
 
     def __call__(

@@ -11,6 +11,7 @@ import numpy as np
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import Detector as Record
 from unblemish.errors import BundleError
+from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.detectors.padim import Padim
 from unblemish.runtime.detectors.padim_low_rank import LowRankPadim
@@ -58,9 +59,11 @@ class Detector:
         return np.asarray(cv2.GaussianBlur(large, (0, 0), sigma) if sigma else large, np.float32)
 
 
-def load_detector(bundle: Bundle, backend: Backend) -> Detector:
+def load_detector(bundle: Bundle, backend: Backend, kernels: Kernels | None = None) -> Detector:
     """Open graphs and statistics; the latter stay on disk until they are read.
 
+    Args:
+        kernels: for the distances; None for the fastest of this install.
     Raises: BundleError where a part is missing or does not fit; BackendError where an engine
         refuses a graph.
     """
@@ -80,33 +83,33 @@ def load_detector(bundle: Bundle, backend: Backend) -> Detector:
         backend.program(str(bundle.graph("features"))),
         backend.pair(str(bundle.graph("features_forward")), str(bundle.graph("features_backward"))),
     )
-    return Detector(record, programs, read(bundle, record))
+    return Detector(record, programs, read(bundle, record, kernels or default_kernels()))
 
 
-def _padim(bundle: Bundle, record: Record) -> CellModel:
+def _padim(bundle: Bundle, record: Record, kernels: Kernels) -> CellModel:
     if "basis" in record.statistics:
-        return _low_rank_padim(bundle, record)
+        return _low_rank_padim(bundle, record, kernels)
     mean, whitening = (_array(bundle, record, name) for name in ("mean", "whitening"))
     packed = mean.shape[1] * (mean.shape[1] + 1) // 2
     if mean.shape[1] != record.channels or whitening.shape != (len(mean), packed):
         raise BundleError(f"bundle {bundle.path}: PaDiM's statistics do not fit each other.")
-    return Padim(mean, whitening)
+    return Padim(mean, whitening, kernels)
 
 
-def _low_rank_padim(bundle: Bundle, record: Record) -> CellModel:
+def _low_rank_padim(bundle: Bundle, record: Record, kernels: Kernels) -> CellModel:
     names = ("mean", "basis", "inverse_variance")
     mean, basis, inverse = (_array(bundle, record, name) for name in names)
     fits = mean.shape == basis.shape[:2] and inverse.shape == mean.shape[:1]
     if basis.ndim != 3 or not fits or mean.shape[1] != record.channels:
         raise BundleError(f"bundle {bundle.path}: PaDiM's statistics do not fit each other.")
-    return LowRankPadim(mean, basis, inverse)
+    return LowRankPadim(mean, basis, inverse, kernels)
 
 
-def _patchcore(bundle: Bundle, record: Record) -> CellModel:
+def _patchcore(bundle: Bundle, record: Record, kernels: Kernels) -> CellModel:
     bank = _array(bundle, record, "bank")
     if bank.ndim != 2 or bank.shape[1] != record.channels:
         raise BundleError(f"bundle {bundle.path}: PatchCore's bank has shape {bank.shape}.")
-    return PatchCore(bank, bundle.manifest.f2pad.candidates)
+    return PatchCore(bank, bundle.manifest.f2pad.candidates, kernels)
 
 
 def _array(bundle: Bundle, record: Record, name: str) -> Float:
@@ -119,10 +122,10 @@ def _array(bundle: Bundle, record: Record, name: str) -> Float:
         raise BundleError(f"bundle {bundle.path}: {path.name} cannot be read: {error}") from error
     if array.dtype != np.float32:
         raise BundleError(f"bundle {bundle.path}: {path.name} must be float32, is {array.dtype}.")
-    return np.asarray(array)
+    return np.ascontiguousarray(array)
 
 
-_MODELS: dict[str, Callable[[Bundle, Record], CellModel]] = {
+_MODELS: dict[str, Callable[[Bundle, Record, Kernels], CellModel]] = {
     "padim": _padim,
     "patchcore": _patchcore,
 }

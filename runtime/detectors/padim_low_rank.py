@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from unblemish.errors import ShapeError
+from unblemish.kernels import Kernels, default_kernels
+from unblemish.runtime.detectors.padim import check_grid
 from unblemish.runtime.detectors.protocol import Cells, CellScorer
 from unblemish.runtime.solvers.protocol import Float
-
-_BLOCK = 512  # cells whose directions are read at once
 
 
 @dataclass(frozen=True)
@@ -26,66 +24,51 @@ class LowRankPadim:
     mean: Float
     basis: Float
     inverse_variance: Float
+    kernels: Kernels = field(default_factory=default_kernels, repr=False, compare=False)
 
     def scores(self, features: Float) -> Float:
         """See `CellModel`."""
-        batch, height, width, channels = features.shape
-        if (height * width, channels) != self.mean.shape:
-            raise ShapeError(
-                f"PaDiM learned {self.mean.shape[0]} places of {self.mean.shape[1]} channels; the "
-                f"image gives {height * width} of {channels}. Fit the bundle again."
-            )
-        cells = np.arange(height * width, dtype=np.int32)
-        return self.scores_at(features.reshape(batch, -1, channels), cells).reshape(
-            batch, height, width
-        )
+        flat = check_grid(features, self.mean)
+        cells = np.arange(flat.shape[1], dtype=np.int32)
+        return self.scores_at(flat, cells).reshape(features.shape[:3])
 
     def scores_at(self, features: Float, cells: Cells) -> Float:
         """See `CellModel`."""
-        out = np.empty(features.shape[:2], np.float32)
-        for first in range(0, len(cells), _BLOCK):
-            part = slice(first, first + _BLOCK)
-            here = cells[part]
-            d = features[:, part] - self.mean[here]
-            along = np.matmul(d.transpose(1, 0, 2), self.basis[here])  # (block, B, r)
-            rest = np.square(d).sum(axis=2) - np.square(along).sum(axis=2).T
-            np.multiply(rest, self.inverse_variance[here], out=out[:, part])
-        return out
+        scores = np.empty(features.shape[:2], np.float32)
+        self.kernels.mahalanobis_low_rank(
+            np.ascontiguousarray(features),
+            self.mean,
+            self.basis,
+            self.inverse_variance,
+            np.ascontiguousarray(np.broadcast_to(cells, scores.shape)),
+            scores=scores,
+            cotangent=None,
+        )
+        return scores
 
     def scorer(self, features: Float, cells: Cells) -> CellScorer:
         """See `CellModel`. The places do not depend on the features."""
-        used = np.unique(cells[cells >= 0]).astype(np.intp)
-        row = np.zeros(len(self.mean), np.intp)
-        row[used] = np.arange(len(used), dtype=np.intp)
-        at = row[np.maximum(cells, 0)]
-        return LowRankScorer(
-            self.mean[used], self.basis[used], self.inverse_variance[used], at, cells >= 0
-        )
+        return LowRankScorer(self, np.ascontiguousarray(cells))
 
 
 @dataclass(frozen=True)
 class LowRankScorer:
-    """Scores of fixed places; see `CellScorer`.
+    """Scores of fixed places; see `CellScorer`. cells: (B, L)."""
 
-    Args:
-        mean: (P, c). basis: (P, c, r). inverse_variance: (P,). place: (B, L) row in them.
-        counts: (B, L).
-    """
-
-    mean: Float
-    basis: Float
-    inverse_variance: Float
-    place: NDArray[np.intp]
-    counts: NDArray[np.bool_]
+    model: LowRankPadim
+    cells: Cells
 
     def __call__(self, features: Float, *, cotangent: Float) -> Float:
         """s = p (d - B B^T d) . d and d s / d f = 2 p (d - B B^T d)."""
-        d = features - self.mean[self.place]
-        basis = self.basis[self.place]
-        along = np.matmul(basis.swapaxes(-1, -2), d[..., None])
-        np.subtract(d, np.matmul(basis, along)[..., 0], out=cotangent)
-        cotangent *= self.inverse_variance[self.place][..., None]
-        cotangent[~self.counts] = 0
-        scores = np.einsum("blc,blc->bl", d, cotangent)
-        cotangent *= 2
-        return np.asarray(scores, np.float32)
+        scores = np.empty(self.cells.shape, np.float32)
+        model = self.model
+        model.kernels.mahalanobis_low_rank(
+            np.ascontiguousarray(features),
+            model.mean,
+            model.basis,
+            model.inverse_variance,
+            self.cells,
+            scores=scores,
+            cotangent=cotangent,
+        )
+        return scores

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.errors import ShapeError
+from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.detectors.protocol import Cells, CellScorer
 from unblemish.runtime.solvers.protocol import Float
 
-_BLOCK = 256  # queries at once: their products with the bank stay within the caches
+Int = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class PatchCore:
 
     bank: Float
     candidates: int = 50
+    kernels: Kernels = field(default_factory=default_kernels, repr=False, compare=False)
 
     @cached_property
     def _norms(self) -> Float:
@@ -40,13 +42,7 @@ class PatchCore:
                 f"the bank holds features of {self.bank.shape[1]} channels; the image gives "
                 f"{channels}. Fit the bundle again."
             )
-        queries = features.reshape(-1, channels)
-        out = np.empty(len(queries), np.float32)
-        for first in range(0, len(queries), _BLOCK):
-            q = queries[first : first + _BLOCK]
-            nearest = self.bank[self._ranking(q).argmin(axis=1)]
-            out[first : first + _BLOCK] = np.square(q - nearest).sum(axis=1)
-        return out.reshape(features.shape[:3])
+        return self._nearest(features.reshape(-1, channels), 1)[1].reshape(features.shape[:3])
 
     def scores_at(self, features: Float, cells: Cells) -> Float:
         """See `CellModel`; places do not matter."""
@@ -54,43 +50,44 @@ class PatchCore:
 
     def scorer(self, features: Float, cells: Cells) -> CellScorer:
         """See `CellModel`; the candidates are the nearest of `features`."""
-        batch, length, channels = features.shape
+        counts = cells >= 0
         count = min(self.candidates, len(self.bank))
-        queries = features.reshape(-1, channels)
-        chosen = np.empty((len(queries), count), np.int32)
-        for first in range(0, len(queries), _BLOCK):
-            ranking = self._ranking(queries[first : first + _BLOCK])
-            if count < len(self.bank):
-                part = np.argpartition(ranking, count - 1, axis=1)[:, :count]
-            else:
-                part = np.broadcast_to(np.arange(count), ranking.shape)
-            chosen[first : first + _BLOCK] = part
-        return PatchCoreScorer(self.bank, chosen.reshape(batch, length, count), cells >= 0)
+        chosen = np.full((*cells.shape, count), -1, np.int32)
+        if counts.any():
+            chosen[counts] = self._nearest(features[counts], count)[0]
+        return PatchCoreScorer(self.bank, chosen, self.kernels)
 
-    def _ranking(self, queries: Float) -> Float:
-        """||m||^2 - 2 q m: as the distance, but for what all m have in common."""
-        ranking = queries @ self.bank.T
-        ranking *= -2
-        ranking += self._norms
-        return np.asarray(ranking)
+    def _nearest(self, queries: Float, count: int) -> tuple[Int, Float]:
+        """Rows of the bank nearest to queries (M, c), and their squared distances, (M, count)."""
+        index = np.empty((len(queries), count), np.int32)
+        distances = np.empty(index.shape, np.float32)
+        self.kernels.top_candidates(
+            np.ascontiguousarray(queries),
+            self.bank,
+            index=index,
+            distances=distances,
+            norms=self._norms,
+        )
+        return index, distances
 
 
 @dataclass(frozen=True)
 class PatchCoreScorer:
-    """Scores by candidates; see `CellScorer`. chosen: (B, L, k) rows of the bank."""
+    """Scores by candidates; see `CellScorer`. chosen: (B, L, k) rows of the bank, -1 for none."""
 
     bank: Float
-    chosen: NDArray[np.int32]
-    counts: NDArray[np.bool_]
+    chosen: Int
+    kernels: Kernels
 
     def __call__(self, features: Float, *, cotangent: Float) -> Float:
         """s = min ||f - m||^2 and d s / d f = 2 (f - nearest)."""
-        scores = np.zeros(self.counts.shape, np.float32)
-        cotangent[...] = 0
-        for place in zip(*np.nonzero(self.counts), strict=True):
-            d = features[place] - self.bank[self.chosen[place]]
-            distances = np.einsum("kc,kc->k", d, d)
-            nearest = int(distances.argmin())
-            scores[place] = distances[nearest]
-            cotangent[place] = 2 * d[nearest]
+        scores = np.empty(self.chosen.shape[:2], np.float32)
+        self.kernels.nearest_candidate(
+            np.ascontiguousarray(features),
+            self.bank,
+            self.chosen,
+            scores=scores,
+            cotangent=cotangent,
+            chosen=np.empty(scores.shape, np.int32),
+        )
         return scores

@@ -52,7 +52,8 @@ def packed_gaussians(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     w = np.linalg.inv(np.linalg.cholesky(covariance))
     rows, columns = np.tril_indices(CHANNELS)
     mean = rng.normal(size=(CELLS**2, CHANNELS))
-    return mean.astype(np.float32), w[:, rows, columns].astype(np.float32), covariance
+    packed = np.ascontiguousarray(w[:, rows, columns], np.float32)
+    return mean.astype(np.float32), packed, covariance
 
 
 @pytest.fixture(scope="module")
