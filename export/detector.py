@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle, write_bundle
-from unblemish.bundle.manifest import GraphRole, Mixture
+from unblemish.bundle.manifest import FeatureMap, GraphRole, Mixture
 from unblemish.errors import ModelError
 from unblemish.export.feature_graph import FEATURES, IMAGE, FeatureGraph
 from unblemish.export.flops import cost
+from unblemish.export.flow_graph import check_flow, flow_graphs, flow_model, with_cells
 from unblemish.files import sha256_of
+
+if TYPE_CHECKING:
+    from unblemish.export.models.flow import ConditionalFlow
 
 Array = NDArray[Any]
 FORWARD_TOLERANCE = 1e-4  # of the largest feature
@@ -52,6 +56,7 @@ def write_detector_bundle(
     source: Path,
     name: str,
     f2pad: Mapping[str, Any] | None = None,
+    flows: Sequence[ConditionalFlow] = (),
 ) -> Bundle:
     """Differentiate, check against the network, and write; nothing is written where a check fails.
 
@@ -59,6 +64,7 @@ def write_detector_bundle(
         statistics: name -> array, see the fitters.
         source: the weights, recorded by name and hash.
         f2pad: settings other than the defaults.
+        flows: CFLOW-AD: of every map of the graph, in float32, without gradients.
     Raises: ModelError where a graph strays from the network; BundleError where `out` cannot be
         written.
     """
@@ -66,9 +72,17 @@ def write_detector_bundle(
     from unblemish.export.sharing.shared_files import shared_files, written
 
     graphs = detector_graphs(graph.model)
+    records = _records(graphs, graph.camera, preprocess)
+    if flows:
+        more = flow_graphs(flow_model(flows))
+        records |= _flow_records(more, [f.grid[0] * f.grid[1] for f in flows])
+        graphs |= more
     files = shared_files({_file(role): model for role, model in graphs.items()})
     with written(files) as folder:
-        parity = check_detector(graph, {role: folder / _file(role) for role in graphs}, seed)
+        paths = {role: folder / _file(role) for role in graphs}
+        parity = check_detector(graph, paths, seed)
+        if flows:
+            parity |= check_flow(flows, paths, seed)
     arrays = {f"statistics/{key}.npy": _npy(value) for key, value in statistics.items()}
     manifest = {
         "name": name,
@@ -78,11 +92,12 @@ def write_detector_bundle(
             "kind": graph.backbone, "latent_size": 0, "parameters": graph.parameters,
             "source": source.name, "source_sha256": sha256_of(source),
         },
-        "graphs": _records(graphs, graph.camera, preprocess),
+        "graphs": records,
         "preprocess": dict(preprocess),
         "detector": {
             "backbone": graph.backbone, "layers": graph.layers, "stride": graph.stride,
             "align": graph.align, "reach": graph.reach, "channels": graph.channels,
+            "maps": [FeatureMap(channels=c, stride=s).model_dump() for c, s in graph.maps],
             "statistics": {key: f"statistics/{key}.npy" for key in statistics},
             "mixtures": [mixture.model_dump() for mixture in mixtures],
             "normals": normals, "seed": seed,
@@ -93,7 +108,9 @@ def write_detector_bundle(
     return write_bundle(out, {**files, **arrays}, manifest)
 
 
-def check_detector(graph: FeatureGraph, paths: Mapping[str, Path], seed: int) -> dict[str, float]:
+def check_detector(
+    graph: FeatureGraph, paths: Mapping[GraphRole, Path], seed: int
+) -> dict[str, float]:
     """Compare the graphs as shipped with the network in torch, values and gradients, at two sizes.
 
     Where there is no torch network (an .onnx was given) the gradient is compared with central
@@ -172,6 +189,14 @@ def _records(
     return {role: _record(role, graphs[role], cost(sized[role]).flops) for role in graphs}
 
 
+def _flow_records(
+    graphs: Mapping[GraphRole, onnx.ModelProto], cells: Sequence[int]
+) -> dict[str, Any]:
+    """Manifest records; the arithmetic is that of all cells of a model image."""
+    sized = flow_graphs(with_cells(graphs["flow"], cells))
+    return {role: _record(role, graphs[role], cost(sized[role]).flops) for role in graphs}
+
+
 def _record(role: str, model: onnx.ModelProto, flops: int) -> dict[str, Any]:
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
@@ -202,6 +227,6 @@ def _role(name: str, role: str, output: bool) -> str:
         return "position"
     if name.startswith("likelihood_"):
         return "likelihood"
-    if role == "features_backward" and output:
+    if role.endswith("_backward") and output:
         return "gradient"
-    return "feature" if name == FEATURES else "kept"
+    return "feature" if name.startswith(FEATURES) else "kept"

@@ -29,6 +29,8 @@ class FeatureGraph:
         model: 'image' (batch, C, H, W) float32 in [0, 1] -> 'features'
             (batch, H / stride, W / stride, channels) float32; H and W any multiples of `align`.
         reach: radius in pixels around a cell that holds 95 % of the energy of its gradient.
+        maps: (channels, stride) of every layer in a feature vector; empty where channels were
+            selected.
         oracle: the torch module behind it, or None.
     """
 
@@ -42,6 +44,7 @@ class FeatureGraph:
     parameters: int
     camera: int
     oracle: Any = None
+    maps: tuple[tuple[int, int], ...] = ()
 
 
 def feature_graph(
@@ -92,7 +95,10 @@ def feature_graph(
     strides = [strides_of(name)[layer] for layer in chosen]
     extractor = _extractor(network, strides, camera, pool, select)
     with torch.no_grad():
-        channels = int(extractor(torch.zeros(1, camera, strides[-1] * 2, strides[-1] * 2)).shape[3])
+        probe = torch.zeros(1, camera, strides[-1] * 2, strides[-1] * 2)
+        channels = int(extractor(probe).shape[3])
+        normalised = probe if camera == 1 else (probe - extractor.mean) / extractor.std
+        widths = [int(f.shape[1]) for f in network(normalised)]
     if size % strides[-1]:
         raise ConfigError(f"the size must be a multiple of {strides[-1]} for {name}; found {size}.")
     model = to_onnx(
@@ -102,6 +108,7 @@ def feature_graph(
         optimise(model), name, chosen, min(strides), max(strides),
         _reach(extractor, camera, size, strides[-1]), channels,
         sum(p.numel() for p in network.parameters()), camera, extractor,
+        () if select is not None else tuple(zip(widths, strides, strict=True)),
     )  # fmt: skip
 
 

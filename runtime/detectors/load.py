@@ -13,6 +13,7 @@ from unblemish.bundle.manifest import Detector as Record
 from unblemish.errors import BundleError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends.protocol import Backend
+from unblemish.runtime.detectors.cflow import Cflow, flow_maps
 from unblemish.runtime.detectors.padim import Padim
 from unblemish.runtime.detectors.padim_low_rank import LowRankPadim
 from unblemish.runtime.detectors.patchcore import PatchCore
@@ -83,10 +84,10 @@ def load_detector(bundle: Bundle, backend: Backend, kernels: Kernels | None = No
         backend.program(str(bundle.graph("features"))),
         backend.pair(str(bundle.graph("features_forward")), str(bundle.graph("features_backward"))),
     )
-    return Detector(record, programs, read(bundle, record, kernels or default_kernels()))
+    return Detector(record, programs, read(bundle, record, kernels or default_kernels(), backend))
 
 
-def _padim(bundle: Bundle, record: Record, kernels: Kernels) -> CellModel:
+def _padim(bundle: Bundle, record: Record, kernels: Kernels, backend: Backend) -> CellModel:
     if "basis" in record.statistics:
         return _low_rank_padim(bundle, record, kernels)
     mean, whitening = (_array(bundle, record, name) for name in ("mean", "whitening"))
@@ -105,11 +106,25 @@ def _low_rank_padim(bundle: Bundle, record: Record, kernels: Kernels) -> CellMod
     return LowRankPadim(mean, basis, inverse, kernels)
 
 
-def _patchcore(bundle: Bundle, record: Record, kernels: Kernels) -> CellModel:
+def _patchcore(bundle: Bundle, record: Record, kernels: Kernels, backend: Backend) -> CellModel:
     bank = _array(bundle, record, "bank")
     if bank.ndim != 2 or bank.shape[1] != record.channels:
         raise BundleError(f"bundle {bundle.path}: PatchCore's bank has shape {bank.shape}.")
     return PatchCore(bank, bundle.manifest.f2pad.candidates, kernels)
+
+
+def _cflow(bundle: Bundle, record: Record, kernels: Kernels, backend: Backend) -> CellModel:
+    typical, p = _array(bundle, record, "typical"), bundle.manifest.preprocess
+    maps = [(one.channels, one.stride) for one in record.maps]
+    fits = typical.shape == (len(maps),) and sum(c for c, _ in maps) == record.channels
+    if not maps or not fits or any(s % record.stride for _, s in maps):
+        raise BundleError(f"bundle {bundle.path}: CFLOW-AD's maps do not fit each other.")
+    return Cflow(
+        backend.program(str(bundle.graph("flow"))),
+        backend.pair(str(bundle.graph("flow_forward")), str(bundle.graph("flow_backward"))),
+        flow_maps(maps, record.stride, p.width // record.stride, [float(t) for t in typical]),
+        p.height // record.stride,
+    )
 
 
 def _array(bundle: Bundle, record: Record, name: str) -> Float:
@@ -125,7 +140,8 @@ def _array(bundle: Bundle, record: Record, name: str) -> Float:
     return np.ascontiguousarray(array)
 
 
-_MODELS: dict[str, Callable[[Bundle, Record, Kernels], CellModel]] = {
+_MODELS: dict[str, Callable[[Bundle, Record, Kernels, Backend], CellModel]] = {
     "padim": _padim,
     "patchcore": _patchcore,
+    "cflow": _cflow,
 }

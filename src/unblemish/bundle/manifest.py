@@ -23,6 +23,9 @@ GraphRole = Literal[
     "features",  # image -> features, plain (PatchCore, PaDiM, CFLOW-AD)
     "features_forward",  # image -> features + kept tensors
     "features_backward",
+    "flow",  # features and places -> log-likelihoods, plain (CFLOW-AD)
+    "flow_forward",
+    "flow_backward",
     "finetune_forward",  # z + weights -> image + kept tensors
     "finetune_backward",  # -> grad_z + grad_<weight>
 ]
@@ -46,8 +49,8 @@ class Tensor(_Record):
         "gradient",
         "weight",
         "feature",  # of a detector: (batch, h, w, c), channels last
-        "position",  # encoding of the cells' places, (batch, c, h, w), an input of CFLOW-AD
-        "likelihood",  # log-likelihood per cell, (batch, h, w), an output of CFLOW-AD
+        "position",  # row or column of every cell, (cells,), an input of CFLOW-AD's flow
+        "likelihood",  # log-likelihood of every cell, (cells,), an output of it
         "logit",
     ]
 
@@ -121,6 +124,13 @@ class Mixture(_Record):
     weights: tuple[float, ...] = Field(description="shares of the pixels; eq. 10 leaves them out")
 
 
+class FeatureMap(_Record):
+    """One layer's share of a feature vector."""
+
+    channels: int = Field(gt=0, description="they follow those of the layer before")
+    stride: int = Field(gt=0, description="model pixels per cell of its own; repeated if coarser")
+
+
 class Detector(_Record):
     """What PatchCore, PaDiM or CFLOW-AD learned of normal features.
 
@@ -136,6 +146,7 @@ class Detector(_Record):
         gt=0, description="model pixels around a pixel whose cells it moves noticeably"
     )
     channels: int = Field(gt=0, description="length of a feature vector")
+    maps: tuple[FeatureMap, ...] = Field((), description="the layers apart, where a method is so")
     statistics: dict[str, str] = Field(description="array -> npy file of the bundle")
     mixtures: tuple[Mixture, ...] = Field((), description="pixel priors, by number of Gaussians")
     normals: int = Field(gt=0, description="images fitted")
