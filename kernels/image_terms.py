@@ -2,6 +2,12 @@
 
 Images n, x and gradients are (B, C, H, W), `free` is (B, 1, H, W) uint8 and selects the pixels that
 count, `weight` is (B,) float32. `gradient` and `value` are added to, so that terms accumulate.
+
+NaN shows in what it touches: in the value of its item, and in the gradient of its pixel and of the
+neighbours that meet it; a pixel that is not free keeps its n and its gradient. Differences are
+squared in float32: they must lie between about 1e-19 and 1e19, smaller ones count as 0. Every
+method raises ShapeError for arrays that do not fit and ConfigError for settings out of range; see
+`image_checks`.
 """
 
 from __future__ import annotations
@@ -64,7 +70,8 @@ class ImageTerms(Protocol):
         """Write w ~ exp(-d^2 / sigma_space) exp(-||x_q - x_p||^2 / sigma_colour), eq. 14.
 
         weights: out, (B, (2 radius + 1)^2, H, W), neighbours row by row; they sum to 1 over the
-        neighbours inside the image, and are 0 outside.
+        neighbours inside the image, and are 0 outside. Of neighbours so far away that
+        exp(-d^2 / sigma_space) < 2^-25 the weight may be 0: it would round to it.
         """
 
     def share_gradient(self, gradient: Float, weights: Half, *, radius: int, shared: Float) -> None:
@@ -80,7 +87,10 @@ class ImageTerms(Protocol):
         sigma_colour: float,
         shared: Float,
     ) -> None:
-        """As `share_gradient`, the weights computed on the way."""
+        """As `share_gradient`, the weights computed on the way and not rounded to half precision.
+
+        A weight may lack 1e-6 of its size; those of neighbours beyond 2^-25 may be 0 (see above).
+        """
 
     def adan(
         self,

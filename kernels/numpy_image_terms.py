@@ -6,18 +6,18 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-from unblemish.errors import ShapeError
+from unblemish.kernels import image_checks as checks
 from unblemish.kernels.image_terms import Byte, Double, Float, Half
 
 
 class NumpyImageTerms:
-    """`ImageTerms`, several passes over memory each. Wrong shapes raise ShapeError."""
+    """`ImageTerms`, several passes over memory each."""
 
+    @np.errstate(all="ignore")
     def total_variation(self, n: Float, weight: Float, *, gradient: Float, value: Double) -> None:
         """See `ImageTerms`."""
-        _same("total_variation", n, gradient)
+        checks.total_variation(n, weight, gradient=gradient, value=value)
         for axis in (2, 3):
             if n.shape[axis] < 2:
                 continue
@@ -25,11 +25,11 @@ class NumpyImageTerms:
             d = n[high] - n[low]
             norm = np.sqrt(np.einsum("bchw,bchw->bhw", d, d))[:, None]
             value += weight * norm.sum(axis=(1, 2, 3), dtype=np.float64)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                d *= np.where(norm == 0, np.float32(0), weight.reshape(-1, 1, 1, 1) / norm)
+            d *= np.where(norm == 0, np.float32(0), weight.reshape(-1, 1, 1, 1) / norm)
             gradient[high] += d
             gradient[low] -= d
 
+    @np.errstate(all="ignore")
     def log_penalty(
         self,
         x: Float,
@@ -42,7 +42,7 @@ class NumpyImageTerms:
         value: Double,
     ) -> None:
         """See `ImageTerms`."""
-        _same("log_penalty", n, x, gradient)
+        checks.log_penalty(x, n, weight, free, epsilon=epsilon, gradient=gradient, value=value)
         a = n - x
         squared = np.einsum("bchw,bchw->bhw", a, a)[:, None]
         norm = np.sqrt(squared)
@@ -50,10 +50,10 @@ class NumpyImageTerms:
         counts = free != 0
         penalty = np.log((root + norm).astype(np.float64), where=counts, out=np.zeros(norm.shape))
         value += weight * penalty.sum(axis=(1, 2, 3))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope = weight.reshape(-1, 1, 1, 1) / (norm * root)
-        gradient += np.where(counts & (norm > 0), slope, np.float32(0)) * a
+        slope = weight.reshape(-1, 1, 1, 1) / (norm * root)
+        gradient += np.where(counts, np.where(norm == 0, np.float32(0), slope) * a, np.float32(0))
 
+    @np.errstate(all="ignore")
     def mixture_prior(
         self,
         n: Float,
@@ -66,29 +66,28 @@ class NumpyImageTerms:
         value: Double,
     ) -> None:
         """See `ImageTerms`."""
-        _same("mixture_prior", n, gradient)
+        checks.mixture_prior(n, means, precisions, weight, free, gradient=gradient, value=value)
         best = np.full((len(n), *n.shape[2:]), np.inf, np.float32)
         slope = np.zeros_like(n)
         for mean, precision in zip(means, precisions, strict=True):
             d = n - mean[:, None, None]
             half = np.einsum("cd,bdhw->bchw", precision, d)
             distance = np.einsum("bchw,bchw->bhw", d, half)
-            nearer = distance < best
+            nearer = ~(best <= distance)  # NaN is nearer
             best = np.where(nearer, distance, best)
             slope = np.where(nearer[:, None], half, slope)
         counts = free != 0
         value += weight * np.where(counts[:, 0], best, 0).sum(axis=(1, 2), dtype=np.float64)
         gradient += (2 * weight).reshape(-1, 1, 1, 1) * np.where(counts, slope, np.float32(0))
 
+    @np.errstate(all="ignore")
     def sharing_weights(
         self, x: Float, *, radius: int, sigma_space: float, sigma_colour: float, weights: Half
     ) -> None:
         """See `ImageTerms`."""
-        if weights.shape != (len(x), (2 * radius + 1) ** 2, *x.shape[2:]):
-            raise ShapeError(
-                f"sharing_weights: weights must be {(len(x), (2 * radius + 1) ** 2, *x.shape[2:])};"
-                f" found {weights.shape}."
-            )
+        checks.sharing_weights(
+            x, radius=radius, sigma_space=sigma_space, sigma_colour=sigma_colour, weights=weights
+        )
         weights[...] = 0
         total = np.zeros((len(x), *x.shape[2:]), np.float32)
         for index, here, there, w in _weighed(x, radius, sigma_space, sigma_colour):
@@ -97,14 +96,16 @@ class NumpyImageTerms:
             total[(slice(None), *here)] += w
         weights /= total[:, None]
 
+    @np.errstate(all="ignore")
     def share_gradient(self, gradient: Float, weights: Half, *, radius: int, shared: Float) -> None:
         """See `ImageTerms`."""
-        _same("share_gradient", gradient, shared)
+        checks.share_gradient(gradient, weights, radius=radius, shared=shared)
         shared[...] = 0
         for index, here, there, _ in _offsets(gradient.shape[2:], radius):
             w = weights[(slice(None), index, *here)].astype(np.float32)
             shared[(..., *here)] += w[:, None] * gradient[(..., *there)]
 
+    @np.errstate(all="ignore")
     def share_gradient_direct(
         self,
         gradient: Float,
@@ -116,7 +117,14 @@ class NumpyImageTerms:
         shared: Float,
     ) -> None:
         """See `ImageTerms`."""
-        _same("share_gradient_direct", gradient, x, shared)
+        checks.share_gradient_direct(
+            gradient,
+            x,
+            radius=radius,
+            sigma_space=sigma_space,
+            sigma_colour=sigma_colour,
+            shared=shared,
+        )
         shared[...] = 0
         total = np.zeros((len(x), 1, *x.shape[2:]), np.float32)
         for _, here, there, w in _weighed(x, radius, sigma_space, sigma_colour):
@@ -124,6 +132,7 @@ class NumpyImageTerms:
             total[(..., *here)] += w[:, None]
         shared /= total
 
+    @np.errstate(all="ignore")
     def adan(
         self,
         n: Float,
@@ -147,7 +156,26 @@ class NumpyImageTerms:
         eps: float = 1e-8,
     ) -> None:
         """See `ImageTerms`."""
-        _same("adan", n, x, g, first, slope, second, previous)
+        checks.adan(
+            n,
+            x,
+            g,
+            first,
+            slope,
+            second,
+            previous,
+            free,
+            step=step,
+            rate=rate,
+            clip=clip,
+            lower=lower,
+            upper=upper,
+            floor=floor,
+            beta1=beta1,
+            beta2=beta2,
+            beta3=beta3,
+            eps=eps,
+        )
         g = np.clip(g, -np.float32(clip), np.float32(clip))
         d = g - previous if step > 1 else np.zeros_like(g)
         first += np.float32(1 - beta1) * (g - first)
@@ -164,13 +192,6 @@ class NumpyImageTerms:
 
 
 Window = tuple[slice, slice]
-
-
-def _same(where: str, *arrays: NDArray[np.float32]) -> None:
-    shape = arrays[0].shape
-    if len(shape) != 4 or any(array.shape != shape for array in arrays):
-        found = ", ".join(str(array.shape) for array in arrays)
-        raise ShapeError(f"{where}: images must be (B, C, H, W) and alike; found {found}.")
 
 
 def _neighbours(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -6,9 +6,9 @@ import numpy as np
 
 from unblemish.kernels import checks
 from unblemish.kernels.api import Double, Float
-from unblemish.kernels.numpy_image_terms import NumpyImageTerms
 from unblemish.kernels.reference.adam import adam
 from unblemish.kernels.reference.feature_terms import ReferenceFeatureTerms
+from unblemish.kernels.reference.image_terms import ReferenceImageTerms
 from unblemish.kernels.reference.norms import all_finite, norms
 from unblemish.kernels.reference.project_ball import project_ball
 from unblemish.kernels.reference.residual import residual_l1, residual_l2
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-class ReferenceKernels(NumpyImageTerms, ReferenceFeatureTerms):
+class ReferenceKernels(ReferenceImageTerms, ReferenceFeatureTerms):
     """`Kernels` by the float64 functions of this package, rounded once into the outputs.
 
     Unlike the other implementations it allocates; see `Kernels` for every method.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from unblemish.errors import ShapeError
-from unblemish.kernels import default_kernels
 
 torch = pytest.importorskip("torch")
 
@@ -41,7 +42,7 @@ def judge(run, loss, n: np.ndarray) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_total_variation_is_that_of_torch(shape: tuple[int, ...]) -> None:
+def test_total_variation_is_that_of_torch(kernels: Any, shape: tuple[int, ...]) -> None:
     n, _, _, weight = both(shape)
 
     def loss(t):  # type: ignore[no-untyped-def]
@@ -49,20 +50,17 @@ def test_total_variation_is_that_of_torch(shape: tuple[int, ...]) -> None:
         across = (t[..., 1:] - t[..., :-1]).norm(dim=1).sum((1, 2))
         return torch.tensor(weight, dtype=torch.float64) * (down + across)
 
-    kernels = default_kernels()
     judge(lambda g, v: kernels.total_variation(n, weight, gradient=g, value=v), loss, n)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_log_penalty_is_that_of_torch(shape: tuple[int, ...]) -> None:
+def test_log_penalty_is_that_of_torch(kernels: Any, shape: tuple[int, ...]) -> None:
     n, x, free, weight = both(shape)
 
     def loss(t):  # type: ignore[no-untyped-def]
         a = (torch.tensor(x, dtype=torch.float64) - t).norm(dim=1)
         each = torch.log((a * a + 1e-4).sqrt() + a) * torch.tensor(free[:, 0])
         return torch.tensor(weight, dtype=torch.float64) * each.sum((1, 2))
-
-    kernels = default_kernels()
 
     def run(g: np.ndarray, v: np.ndarray) -> None:
         kernels.log_penalty(x, n, weight, free, epsilon=1e-4, gradient=g, value=v)
@@ -71,7 +69,7 @@ def test_log_penalty_is_that_of_torch(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_mixture_prior_is_that_of_torch(shape: tuple[int, ...]) -> None:
+def test_mixture_prior_is_that_of_torch(kernels: Any, shape: tuple[int, ...]) -> None:
     n, _, free, weight = both(shape)
     rng = np.random.default_rng(5)
     channels = shape[1]
@@ -87,8 +85,6 @@ def test_mixture_prior_is_that_of_torch(shape: tuple[int, ...]) -> None:
             (1, 2)
         )
 
-    kernels = default_kernels()
-
     def run(g: np.ndarray, v: np.ndarray) -> None:
         kernels.mixture_prior(n, means, precisions, weight, free, gradient=g, value=v)
 
@@ -97,7 +93,7 @@ def test_mixture_prior_is_that_of_torch(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("radius", [0, 1, 5])
-def test_sharing_is_that_of_unfold(shape: tuple[int, ...], radius: int) -> None:
+def test_sharing_is_that_of_unfold(kernels: Any, shape: tuple[int, ...], radius: int) -> None:
     x, gradient = image(shape, 3), image(shape, 4) - 2
     side = 2 * radius + 1
     batch, _, height, width = shape
@@ -116,26 +112,24 @@ def test_sharing_is_that_of_unfold(shape: tuple[int, ...], radius: int) -> None:
     expected = expected / expected.sum(1, keepdim=True)
     shared = (patches(torch.tensor(gradient, dtype=torch.float64)) * expected[:, None]).sum(2)
 
-    kernels = default_kernels()
     weights = np.empty((batch, side * side, height, width), np.float16)
     settings = {"radius": radius, "sigma_space": 1.1, "sigma_colour": 3.0}
-    kernels.sharing_weights(x, **settings, weights=weights)  # type: ignore[arg-type]
+    kernels.sharing_weights(x, **settings, weights=weights)
     np.testing.assert_allclose(weights, expected.numpy(), atol=HALF)
     out = np.empty_like(x)
     kernels.share_gradient(gradient, weights, radius=radius, shared=out)
     np.testing.assert_allclose(out, shared.numpy(), atol=2 * HALF)
-    kernels.share_gradient_direct(gradient, x, **settings, shared=out)  # type: ignore[arg-type]
+    kernels.share_gradient_direct(gradient, x, **settings, shared=out)
     np.testing.assert_allclose(out, shared.numpy(), atol=RELATIVE)
 
 
-def test_adan_is_its_transcription_and_moves_free_pixels_alone() -> None:
+def test_adan_is_its_transcription_and_moves_free_pixels_alone(kernels: Any) -> None:
     n, x, free, _ = both((2, 3, 4, 5))
     start = n.copy()
     rate = np.array([0.01, 0.02], np.float32)
     moments = [np.zeros_like(n) for _ in range(4)]
     m = v = s = before = np.zeros(n.shape)
     expected = n.astype(np.float64)
-    kernels = default_kernels()
     for step in range(1, 6):
         g = image(n.shape, 10 + step) - 2
         kernels.adan(
@@ -158,10 +152,10 @@ def test_adan_is_its_transcription_and_moves_free_pixels_alone() -> None:
     np.testing.assert_array_equal(n[fixed], start[fixed])
 
 
-def test_flat_images_give_no_slope() -> None:
+def test_flat_images_give_no_slope(kernels: Any) -> None:
     n = np.ones((1, 3, 4, 4), np.float32)
     gradient, value = np.zeros_like(n), np.zeros(1)
-    kernels, weight = default_kernels(), np.ones(1, np.float32)
+    weight = np.ones(1, np.float32)
     kernels.total_variation(n, weight, gradient=gradient, value=value)
     free = np.ones((1, 1, 4, 4), np.uint8)
     kernels.log_penalty(n, n, weight, free, epsilon=1e-4, gradient=gradient, value=value)
@@ -169,8 +163,7 @@ def test_flat_images_give_no_slope() -> None:
     np.testing.assert_allclose(value, 16 * np.log(0.01), rtol=1e-5)
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
-    kernels = default_kernels()
+def test_shapes_that_do_not_fit_are_refused(kernels: Any) -> None:
     with pytest.raises(ShapeError, match="total_variation"):
         kernels.total_variation(
             np.ones((1, 1, 2, 2), np.float32), np.ones(1, np.float32),
