@@ -67,7 +67,7 @@ class NumpyImageTerms:
     ) -> None:
         """See `ImageTerms`."""
         checks.mixture_prior(n, means, precisions, weight, free, gradient=gradient, value=value)
-        best = np.full((len(n), *n.shape[2:]), np.inf, np.float32)
+        best = np.full((len(n), *n.shape[2:]), np.nan, np.float32)
         slope = np.zeros_like(n)
         for mean, precision in zip(means, precisions, strict=True):
             d = n - mean[:, None, None]
