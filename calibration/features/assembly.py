@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import Mixture
+from unblemish.calibration.features.cflow import FEW, FEW_MAPS, CflowFitter
 from unblemish.calibration.features.extraction import fit_on_features
 from unblemish.calibration.features.fitter import Advance, Fitted, Fitter
+from unblemish.calibration.features.flow_training import Training
 from unblemish.calibration.features.images import NormalImages
 from unblemish.calibration.features.options import PADIM_CHANNELS, FitOptions
 from unblemish.calibration.features.padim import PadimFitter, choose_channels
@@ -21,6 +24,7 @@ from unblemish.files import write_atomic
 
 if TYPE_CHECKING:
     from unblemish.export.feature_graph import FeatureGraph
+    from unblemish.export.models.flow import ConditionalFlow
 
 # Section IV-A3: PaDiM stops below a decrease of 0.1, the others below 0.05, which is the default.
 PADIM_DECREASE = 0.1
@@ -32,11 +36,13 @@ class Made:
 
     Args:
         settings: of F2PAD, where they are not the defaults.
+        flows: CFLOW-AD: of every map.
     """
 
     graph: FeatureGraph
     fitted: Fitted
     settings: Mapping[str, Any] = field(default_factory=dict)
+    flows: tuple[ConditionalFlow, ...] = ()
 
 
 def require_export() -> None:
@@ -48,21 +54,21 @@ def require_export() -> None:
 
 
 def build_graph(options: FitOptions, camera: int, weights: Path) -> FeatureGraph:
-    """The extractor of PatchCore or PaDiM for images of `camera` channels.
+    """The extractor of a method for images of `camera` channels.
 
     Raises: ModelError where the weights are missing, damaged or of another network; ConfigError
     where a setting does not fit the network.
     """
     from unblemish.export.feature_graph import feature_graph
 
-    selected = None if options.method == "patchcore" else _select(options, weights)
+    selected = _select(options, weights) if options.method == "padim" else None
     return feature_graph(
         weights,
         layers=options.layers,
         method=options.method,
         backbone=options.backbone,
         camera=camera,
-        pool=options.pool,
+        pool=options.pool if options.method == "patchcore" else 0,
         select=selected,
         size=options.size,
     )
@@ -71,15 +77,17 @@ def build_graph(options: FitOptions, camera: int, weights: Path) -> FeatureGraph
 def fit_method(
     options: FitOptions, images: NormalImages, weights: Path, advance: Advance | None = None
 ) -> Made:
-    """Fit the method that the options name, padim or patchcore."""
-    graph = build_graph(options, images.preprocess.channels, weights)
-    fitter: Fitter = _padim(options) if options.method == "padim" else _patchcore(options)
-    with tempfile.TemporaryDirectory(prefix="unblemish-") as folder:
+    """Fit the method that the options name."""
+    chosen, notes = _with_few_maps(options, len(images), weights)
+    graph = build_graph(chosen, images.preprocess.channels, weights)
+    fitter = _fitter(options, graph)
+    with tempfile.TemporaryDirectory(prefix="unblemish-") as folder, _threads(options.threads):
         path = Path(folder) / "features.onnx"
         write_atomic(path, graph.model.SerializeToString())
         fitted = fit_on_features(fitter, images, path, threads=options.threads, advance=advance)
     settings = {"decrease": PADIM_DECREASE} if options.method == "padim" else {}
-    return Made(graph, fitted, settings)
+    flows = fitter.flows if isinstance(fitter, CflowFitter) else ()
+    return Made(graph, replace(fitted, notes=fitted.notes + notes), settings, flows)
 
 
 def write_bundle_of(
@@ -106,6 +114,54 @@ def write_bundle_of(
         source=weights,
         name=name,
         f2pad=made.settings,
+        flows=made.flows,
+    )
+
+
+def _with_few_maps(
+    options: FitOptions, images: int, weights: Path
+) -> tuple[FitOptions, tuple[str, ...]]:
+    """CFLOW-AD of few images: the first two maps alone, unless the user named the layers.
+
+    Source: seed 003, section IV-A3, 'to avoid overfitting'.
+    """
+    if options.method != "cflow" or options.layers is not None or images > FEW:
+        return options, ()
+    from unblemish.export.backbones.weights import default_layers, read_state, recognise
+
+    backbone = options.backbone or recognise(read_state(weights), weights)
+    layers = default_layers(backbone, options.method)[:FEW_MAPS]
+    note = f"of {images} images only the first {FEW_MAPS} maps are learned: {', '.join(layers)}."
+    return replace(options, layers=layers), (note,)
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Keep torch to so many threads inside the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fitter(options: FitOptions, graph: FeatureGraph) -> Fitter:
+    if options.method == "cflow":
+        return _cflow(options, graph)
+    return _padim(options) if options.method == "padim" else _patchcore(options)
+
+
+def _cflow(options: FitOptions, graph: FeatureGraph) -> CflowFitter:
+    return CflowFitter(
+        graph.maps,
+        blocks=options.blocks,
+        training=Training(options.steps, options.rate, options.noise, options.seed),
+        minutes=options.minutes,
+        seed=options.seed,
+        memory=options.memory,
     )
 
 

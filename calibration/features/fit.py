@@ -61,7 +61,6 @@ def fit(
     ModelError where the weights are missing, damaged or of another network; ConfigError where a
     setting does not fit; MissingDependencyError; BundleError where the bundle cannot be written.
     """
-    check_method(options.method)
     check_out(out)
     require_export()
     clock = {"start": time.monotonic()}
@@ -78,12 +77,6 @@ def fit(
     return FitReport(
         bundle, images, made.fitted.facts, notes_of(images, made.fitted), _differences(clock)
     )
-
-
-def check_method(method: str) -> None:
-    """Raise ConfigError where this version cannot fit the method."""
-    if method == "cflow":
-        raise ConfigError("CFLOW-AD cannot be fitted by this version; use patchcore or padim.")
 
 
 def check_out(out: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from unblemish.calibration.features.fitter import MEMORY
 from unblemish.errors import ConfigError
@@ -28,12 +28,13 @@ class FitOptions:
         shrinkage, epsilon, rank: padim, see `PadimFitter`.
         pool: patchcore: side of the mean over neighbouring cells, odd; 0 for none.
         share, bank: patchcore: share of the features kept, and the most; None for its own choice.
+        blocks: cflow: couplings of a flow.
+        steps, rate, noise, minutes: cflow: how it is trained, see `Training` and `CflowFitter`.
         most: normal images used at most, drawn at random.
         held_back: share of the normal images kept out, for calibration.
         seed: fixes all random choices.
         memory: bytes to hold while fitting.
-        threads: of the engine; None for all cores.
-        extra: settings of a method of its own kind (cflow's training), checked by that method.
+        threads: of the engine, and of training; None for all cores.
     """
 
     method: DetectorMethod
@@ -52,12 +53,16 @@ class FitOptions:
     pool: int = 0
     share: float | None = None
     bank: int | None = None
+    blocks: int = 8
+    steps: int = 800
+    rate: float = 1e-3
+    noise: float = 0.5
+    minutes: float | None = None
     most: int | None = None
     held_back: float = 0.0
     seed: int = 0
     memory: int = MEMORY
     threads: int | None = None
-    extra: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _choice("method", self.method, get_args(DetectorMethod))
@@ -65,8 +70,8 @@ class FitOptions:
         _choice("shrinkage", self.shrinkage, ("ledoit-wolf", "epsilon"))
         if self.channels not in (None, 1, 3):
             raise ConfigError(f"channels must be 1 (grey) or 3 (colour), not {self.channels}.")
-        for name in ("size", "scale", "white", "epsilon", "rank", "share", "bank", "most",
-                     "memory", "threads"):  # fmt: skip
+        for name in ("size", "scale", "white", "epsilon", "rank", "share", "bank", "most", "blocks",
+                     "steps", "rate", "minutes", "memory", "threads"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be positive, not {value}.")
@@ -74,6 +79,8 @@ class FitOptions:
             raise ConfigError(f"held_back must lie in [0, 1); found {self.held_back}.")
         if self.pool < 0 or (self.pool and self.pool % 2 == 0):
             raise ConfigError(f"pool must be odd, or 0 for none; found {self.pool}.")
+        if not 0 <= self.noise < 10:
+            raise ConfigError(f"noise must lie in [0, 10); found {self.noise}.")
         if not 0 <= self.overlap < 0.9:
             raise ConfigError(f"overlap must lie in [0, 0.9); found {self.overlap}.")
         if self.selected is not None and self.selected < 0:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def fit(
-    method: Annotated[str, typer.Argument(help="patchcore or padim.")],
+    method: Annotated[str, typer.Argument(help="patchcore, padim or cflow.")],
     normals: Annotated[Path, typer.Option(help="Folder of normal images, at any depth.")],
     weights: Annotated[
         Path,
@@ -64,6 +64,15 @@ def fit(
     bank: Annotated[
         int | None, typer.Option(help="patchcore: most features kept [20,000].")
     ] = None,
+    blocks: Annotated[int, typer.Option(help="cflow: couplings of a flow.")] = 8,
+    steps: Annotated[int, typer.Option(help="cflow: training steps for every map.")] = 800,
+    learning_rate: Annotated[float, typer.Option(help="cflow: largest learning rate.")] = 1e-3,
+    noise: Annotated[
+        float, typer.Option(help="cflow: noise while training, in deviations of the features.")
+    ] = 0.5,
+    minutes: Annotated[
+        float | None, typer.Option(help="cflow: training ends within them [all steps].")
+    ] = None,
     most: Annotated[
         int | None, typer.Option(help="Most normal images to use, drawn at random [all].")
     ] = None,
@@ -74,7 +83,7 @@ def fit(
     memory: Annotated[float, typer.Option(help="GB to hold while fitting.")] = 2.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine.")] = None,
 ) -> None:
-    """Fit PatchCore or PaDiM on normal images: seconds, sixteen images are enough."""
+    """Fit PatchCore, PaDiM (seconds) or CFLOW-AD (minutes): sixteen normal images are enough."""
     from unblemish.calibration.features.fit import fit as run
     from unblemish.calibration.features.options import FitOptions
 
@@ -83,7 +92,8 @@ def fit(
         "method": method, "size": size, "channels": channels, "backbone": backbone,
         "layers": named, "selected": selected, "geometry": geometry, "scale": scale,
         "overlap": overlap, "white": white, "shrinkage": shrinkage, "epsilon": epsilon,
-        "rank": rank, "pool": pool, "share": share, "bank": bank, "most": most,
+        "rank": rank, "pool": pool, "share": share, "bank": bank, "blocks": blocks, "steps": steps,
+        "rate": learning_rate, "noise": noise, "minutes": minutes, "most": most,
         "held_back": held_back, "seed": seed, "memory": int(memory * (1 << 30)), "threads": threads,
     }  # fmt: skip
     options = FitOptions(**typed)
