@@ -50,6 +50,15 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
   if (threadIdx.x == 0) out[blockIdx.x] = scale == nullptr ? sum : sum * scale[blockIdx.x];
 }
 
+// As unblemish_finish_sum, added to what `out` holds.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+    unblemish_finish_added_sum(const double* __restrict__ partial, const float* __restrict__ scale,
+                               double* __restrict__ out, int blocks) {
+  using namespace unblemish::cuda;
+  const double sum = finish<Add>(partial, blockIdx.x, blocks);
+  if (threadIdx.x == 0) out[blockIdx.x] += scale == nullptr ? sum : sum * scale[blockIdx.x];
+}
+
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     unblemish_finish_norms(const double* __restrict__ squared_partial, const double* __restrict__ largest_partial,
                            double* __restrict__ squared, double* __restrict__ largest, int blocks) {

@@ -1,4 +1,4 @@
-"""What only the compiled terms promise: results free of the thread count, no allocation in Python."""
+"""What only the compiled terms promise: results free of the thread count, no Python memory."""
 
 from __future__ import annotations
 
