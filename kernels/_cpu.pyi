@@ -1,3 +1,6 @@
+import numpy as np
+from numpy.typing import NDArray
+
 from unblemish.kernels.api import Double, Float
 from unblemish.kernels.feature_terms import Int
 from unblemish.kernels.image_terms import Byte, Half
@@ -159,3 +162,7 @@ class Engine:
         beta3: float,
         eps: float,
     ) -> None: ...
+
+class KCentre:
+    def __init__(self, engine: Engine, rows: Float, first: int) -> None: ...
+    def choose(self, out: NDArray[np.int64]) -> None: ...

@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 
 from unblemish.calibration.features.fitter import Advance, Float
 from unblemish.errors import ConfigError
+from unblemish.kernels.k_centre import HEAD, k_centre
 
-_BLOCK = 8192  # rows of one pass: projections of a block stay within the caches
+_BLOCK = 8192  # rows projected at once
+_SAMPLE = 16384  # rows that the leading directions are taken from
 _REPORT = 64
 
 
@@ -19,21 +21,24 @@ def coreset(
     seed: int,
     project: int | None = 128,
     progress: Advance | None = None,
+    threads: int | None = None,
 ) -> NDArray[np.intp]:
     """Choose `count` rows, each the farthest from those chosen before it.
 
     The greedy choice is at most twice as far from the farthest row as the best choice is. Distances
     are taken after a random projection, which keeps them within a few per cent; on the projected
-    rows the choice is exact.
+    rows the choice is exact. These are turned so that their leading numbers differ most: distances
+    stay as they are, and most rows are told apart by those numbers alone.
 
     Args:
-        features: (N, c) float32; may lie on disk, it is read once.
+        features: (N, c) float32; may lie on disk, it is read once, and a sample of it twice.
         count: rows to choose, 1 to N.
         seed: of the projection and of the first row.
         project: dimensions after the projection; None, or as many as c or more, for none.
         progress: called with ('coreset', rows chosen, count).
+        threads: None for the processors available.
     Returns: (count,) rows of `features`, in the order chosen.
-    Raises: ConfigError where `count` is out of range.
+    Raises: ConfigError where `count` is out of range or a feature is not finite.
     Source: Roth et al., PatchCore, algorithm 1; Gonzalez, 'Clustering to minimize the maximum
         intercluster distance', 1985.
     """
@@ -42,51 +47,36 @@ def coreset(
         raise ConfigError(f"a coreset of {total} features has 1 to {total} of them, not {count}.")
     rng = np.random.default_rng(seed)
     rows = _projected(features, project, rng)
-    norms = np.einsum("nd,nd->n", rows, rows)
-    nearest = np.full(total, np.inf, np.float32)
-    product = np.empty(min(_BLOCK, total), np.float32)
     chosen = np.empty(count, np.intp)
     chosen[0] = rng.integers(total)
-    for number in range(1, count):
-        chosen[number] = _farthest(rows, norms, nearest, int(chosen[number - 1]), product)
-        if progress is not None and (number + 1) % _REPORT == 0:
-            progress("coreset", number + 1, count)
-    if progress is not None:
-        progress("coreset", count, count)
+    search = k_centre(rows, int(chosen[0]), threads)
+    for done in range(1, count, _REPORT):
+        part = slice(done, min(done + _REPORT, count))
+        chosen[part] = search.choose(part.stop - part.start)
+        if progress is not None:
+            progress("coreset", part.stop, count)
+    if progress is not None and count == 1:
+        progress("coreset", 1, 1)
     return chosen
 
 
 def _projected(features: Float, project: int | None, rng: np.random.Generator) -> Float:
+    """Rows (N, d) to measure distances in, the leading directions first, d a multiple of HEAD."""
     channels = features.shape[1]
     if project is None or project >= channels:
-        return np.ascontiguousarray(features, np.float32)
-    matrix = rng.standard_normal((channels, project)).astype(np.float32) / np.sqrt(project)
-    out = np.empty((len(features), project), np.float32)
+        matrix = np.eye(channels)
+    else:
+        matrix = rng.standard_normal((channels, project)).astype(np.float32) / np.sqrt(project)
+    width = matrix.shape[1]
+    out = np.zeros((len(features), -(-width // HEAD) * HEAD), np.float32)
+    if width <= HEAD and width == channels:
+        out[:, :width] = features
+        return out
+    sample = np.asarray(features[:: -(-len(features) // _SAMPLE)], np.float64) @ matrix
+    sample -= sample.mean(axis=0)
+    directions = np.linalg.eigh(sample.T @ sample)[1][:, ::-1]
+    turned = np.asarray(matrix @ directions, np.float32)
     for first in range(0, len(features), _BLOCK):
-        np.matmul(
-            features[first : first + _BLOCK],
-            matrix.astype(np.float32),
-            out=out[first : first + _BLOCK],
-        )
+        part = slice(first, first + _BLOCK)
+        out[part, :width] = features[part] @ turned
     return out
-
-
-def _farthest(rows: Float, norms: Float, nearest: Float, centre: int, product: Float) -> int:
-    """Take in a new centre, and return the row that is farthest from all centres.
-
-    nearest: squared distance to the nearest centre, updated in place; -1 where a row is a centre.
-    """
-    nearest[centre] = -1
-    best, where = -np.inf, -1
-    for first in range(0, len(rows), _BLOCK):
-        part = slice(first, min(first + _BLOCK, len(rows)))
-        found = product[: part.stop - part.start]
-        np.matmul(rows[part], rows[centre], out=found)
-        found *= -2
-        found += norms[part]
-        found += norms[centre]
-        np.minimum(nearest[part], found, out=nearest[part], where=nearest[part] >= 0)
-        at = int(nearest[part].argmax())
-        if nearest[first + at] > best:
-            best, where = float(nearest[first + at]), first + at
-    return where

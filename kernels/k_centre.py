@@ -1,0 +1,136 @@
+"""Greedy k-centre choice over rows: compiled with pruning, or plainly in NumPy."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.cores import available_cores
+from unblemish.errors import ConfigError, ShapeError
+
+Float = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+HEAD = 16  # numbers of a row that the compiled choice compares first
+_BLOCK = 8192  # rows of one pass: they stay within the caches
+
+
+class KCentre(Protocol):
+    """Rows chosen one after the other, each the farthest from those before it."""
+
+    def choose(self, count: int) -> Rows:
+        """The next `count` rows; of equally far ones the first.
+
+        Raises: ConfigError where fewer are left.
+        """
+
+
+def k_centre(rows: Float, first: int, threads: int | None = None) -> KCentre:
+    """Begin with row `first`.
+
+    The compiled choice is that of the plain algorithm, with fewer comparisons; the more so, the
+    more of a distance lies in the leading `HEAD` numbers of the rows.
+
+    Args:
+        rows: (N, d) float32, C-contiguous, finite, at most 2^31 - 1 rows; not to be changed
+            meanwhile.
+        threads: of the compiled choice, None for the processors available.
+    Raises: ShapeError, ConfigError.
+    """
+    _check(rows, first)
+    try:
+        return CompiledKCentre(rows, first, threads)
+    except ImportError:
+        return NumpyKCentre(rows, first)
+
+
+def _check(rows: Float, first: int) -> None:
+    if rows.ndim != 2 or 0 in rows.shape or rows.dtype != np.float32 or len(rows) >= 2**31:
+        raise ShapeError(
+            "k_centre: rows must be (N, d) float32 with N from 1 to 2^31 - 1 and d >= 1; found "
+            f"{rows.shape} {rows.dtype}."
+        )
+    if not rows.flags.c_contiguous:
+        raise ShapeError("k_centre: rows must be C-contiguous. Pass np.ascontiguousarray(rows).")
+    if not 0 <= first < len(rows):
+        raise ConfigError(f"k_centre: there is no row {first} of {len(rows)}.")
+    if not all(np.isfinite(rows[i : i + _BLOCK]).all() for i in range(0, len(rows), _BLOCK)):
+        raise ConfigError("k_centre: rows hold NaN or infinite values, which have no distance.")
+
+
+def _check_left(wanted: int, left: int) -> None:
+    if not 0 <= wanted <= left:
+        raise ConfigError(f"k_centre: {left} rows are left; {wanted} were asked for.")
+
+
+class CompiledKCentre:
+    """`KCentre` in C++; see kernels/cpu/k_centre.hpp. Memory: 20 numbers a row.
+
+    Raises: ImportError where the compiled kernels are missing.
+    """
+
+    def __init__(
+        self,
+        rows: Float,
+        first: int,
+        threads: int | None = None,
+        *,
+        instruction_set: str | None = None,
+    ) -> None:
+        from unblemish.kernels import _cpu
+
+        chosen = instruction_set or _cpu.instruction_sets()[-1]
+        if rows.shape[1] % HEAD:
+            rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % HEAD)))
+        engine = _cpu.Engine(available_cores() if threads is None else threads, chosen)
+        self._inner = _cpu.KCentre(engine, rows, first)
+        self._left = len(rows) - 1
+
+    def choose(self, count: int) -> Rows:
+        """See `KCentre`."""
+        _check_left(count, self._left)
+        out = np.empty(count, np.int64)
+        self._inner.choose(out)
+        self._left -= count
+        return out
+
+
+class NumpyKCentre:
+    """`KCentre` in NumPy: every row with every new one, by ||a||^2 - 2 a b + ||b||^2."""
+
+    def __init__(self, rows: Float, first: int) -> None:
+        self._rows = rows
+        self._norms = np.einsum("nd,nd->n", rows, rows)
+        self._nearest = np.full(len(rows), np.inf, np.float32)  # -1 where a row is chosen
+        self._product = np.empty(min(_BLOCK, len(rows)), np.float32)
+        self._last, self._left = first, len(rows) - 1
+
+    def choose(self, count: int) -> Rows:
+        """See `KCentre`."""
+        _check_left(count, self._left)
+        out = np.empty(count, np.int64)
+        for number in range(count):
+            self._last = out[number] = self._farthest(self._last)
+        self._left -= count
+        return out
+
+    def _farthest(self, centre: int) -> int:
+        """Take in a new centre, and return the row that is farthest from all centres."""
+        rows, norms, nearest = self._rows, self._norms, self._nearest
+        nearest[centre] = -1
+        best, where = -np.inf, -1
+        for first in range(0, len(rows), _BLOCK):
+            part = slice(first, min(first + _BLOCK, len(rows)))
+            found = self._product[: part.stop - part.start]
+            np.matmul(rows[part], rows[centre], out=found)
+            found *= -2
+            found += norms[part]
+            found += norms[centre]
+            np.maximum(found, 0, out=found)
+            np.minimum(nearest[part], found, out=nearest[part], where=nearest[part] >= 0)
+            at = int(nearest[part].argmax())
+            if nearest[first + at] > best:
+                best, where = float(nearest[first + at]), first + at
+        return where
