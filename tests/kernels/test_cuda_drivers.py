@@ -57,35 +57,9 @@ class AdamStep(ctypes.Structure):
 
 
 @pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+def launch(emulation: Callable[[str], Launch]) -> Launch:
     """launch('kernel', grid, *arguments) on the host."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler to emulate the CUDA drivers with")
-    library = tmp_path_factory.mktemp("emulation") / "emulation.so"
-    source = Path(__file__).with_name("emulate_cuda.cpp")
-    include = ["-I", str(CUDA), "-I", str(ROOT / "kernels" / "include")]
-    options = ["-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-Wno-unknown-pragmas"]
-    subprocess.run([compiler, *options, *include, str(source), "-o", str(library)], check=True)
-    loaded = ctypes.CDLL(str(library))
-
-    def call(name: str, grid: tuple[int, int], *arguments: Any) -> None:
-        address = ctypes.c_void_p.in_dll(loaded, f"launch_{name}").value
-        converted = [_argument(value) for value in arguments]
-        kinds = [type(value) for value in converted]
-        assert address is not None
-        function = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, *kinds)(address)
-        function(*grid, *converted)
-
-    return call
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return ctypes.c_void_p(value.ctypes.data)
-    if value is None:
-        return ctypes.c_void_p(None)
-    return value
+    return emulation("emulate_cuda.cpp")
 
 
 def _batch(batch: int, channels: int, plane: int) -> tuple[Any, Any, Any]:
