@@ -19,6 +19,7 @@ Progress = Callable[[str, int | None], None]
 # Deviations from the restored image that count as noise; the tuner goes on between them.
 _ONSETS = (1.0, 2.0, 4.0)
 _NORMAL_SHARE = 0.9  # of the normals stay below the peak that counts as usual
+_COLOUR_MARGIN = 1.2  # colours beyond those of all normals by so much are rarer
 _MARGIN = 2.0  # scores of synthetic defects reach beyond the evidence of the first few
 
 
@@ -38,18 +39,27 @@ def prepare_detector(
     """
     if not isinstance(search, Inspector):
         raise ConfigError("a detector is calibrated with an Inspector of its bundle.")
-    peaks = []
+    surveys = []
     for frame in normals:
-        peaks.append(search.detect(frame).evidence)
+        surveys.append(search.survey(frame))
         progress("detector", None)
-    finite = np.array([p for p in peaks if p is not None and np.isfinite(p)])
-    if not finite.size:
+    peaks, levels, colours = (
+        np.array([getattr(survey, name) for survey in surveys])
+        for name in ("peak", "level", "colour")
+    )
+    finite = np.isfinite(peaks)
+    if not finite.any():
         raise CalibrationError("the detector gives no finite score on any normal image. Fit again.")
     record = bundle.manifest.detector
     assert record is not None
-    usual = float(np.quantile(finite, _NORMAL_SHARE))
+    usual = float(np.quantile(peaks[finite], _NORMAL_SHARE))
     changed = record.model_copy(
-        update={"normal_peak": usual, "mask_threshold": float(np.median(finite))}
+        update={
+            "normal_peak": usual,
+            "mask_threshold": float(np.median(peaks[finite])),
+            "cell_level": float(np.median(levels[finite])) or None,
+            "colour_level": _COLOUR_MARGIN * float(colours[finite].max()) or None,
+        }
     )
     opened = Bundle(bundle.path, bundle.manifest.model_copy(update={"detector": changed}))
     search.adopt(opened)

@@ -20,12 +20,15 @@ from unblemish.runtime.frames import from_unit, to_channels, to_unit, white_for
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.initial import wide_median
 from unblemish.runtime.inspection import Inspection, Status
-from unblemish.runtime.methods.f2pad import F2pad
+from unblemish.runtime.methods.colour import colour_maps
+from unblemish.runtime.methods.f2pad import F2pad, prior_of
 from unblemish.runtime.methods.outline import outline_score, refined_score, relative_map
 from unblemish.runtime.methods.refined import Refined, unrefined
 from unblemish.runtime.options import DETECTOR_REFINEMENTS, SearchOptions, check_refine
 from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
+
+_USUAL = 0.95  # share of the cells
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,20 @@ class _Job:
     unit: Float
     images: Float
     white: float | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How far a frame reaches.
+
+    Args:
+        peak: of the detector's map. level: squared distance that 1 in 20 cells exceeds.
+        colour: largest of `colour_maps`, 0 without a pixel prior.
+    """
+
+    peak: float
+    level: float
+    colour: float
 
 
 class FeatureSearch:
@@ -100,6 +117,20 @@ class FeatureSearch:
     def detect(self, frame: Any) -> Found:
         """The detector's own map of a frame, whatever the refinement. See `__call__`."""
         return self._search(frame, None, None, "none")
+
+    def survey(self, frame: Any) -> Survey:
+        """What calibration learns of a normal frame."""
+        job = self._prepare(frame)
+        cells = self._detector.cells(job.images)
+        maps = self._detector.plain(job.images)
+        record, preprocess = self._detector.record, self.bundle.manifest.preprocess
+        prior = prior_of(record, self.bundle.manifest.f2pad)
+        colours = None if prior is None else colour_maps(job.images, prior, preprocess)
+        return Survey(
+            float(maps.max()),
+            float(np.quantile(cells, _USUAL)),
+            0.0 if colours is None else float(colours.max()),
+        )
 
     def reserve(self, pixels: int, seconds: float) -> None:
         """See `Search.reserve`; nothing here is cut short."""

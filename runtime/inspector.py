@@ -20,7 +20,7 @@ from unblemish.runtime.decision import (
     require_calibration,
     size_warning,
 )
-from unblemish.runtime.feature_search import FeatureSearch
+from unblemish.runtime.feature_search import FeatureSearch, Survey
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.options import SearchOptions
@@ -151,10 +151,15 @@ class Inspector:
         Raises: ConfigError for a generator's bundle, which has none.
         """
         with self._lock:
-            search = self._open()
-            if not isinstance(search, FeatureSearch):
-                raise ConfigError("a generator's bundle has no detector; see `search`.")
-            return search.detect(frame)
+            return self._detecting().detect(frame)
+
+    def survey(self, frame: Any) -> Survey:
+        """How far a normal frame reaches, for calibration.
+
+        Raises: ConfigError for a generator's bundle, which has no detector.
+        """
+        with self._lock:
+            return self._detecting().survey(frame)
 
     def adopt(self, bundle: Bundle) -> None:
         """Go on with other settings of the same files.
@@ -162,12 +167,7 @@ class Inspector:
         Raises: ConfigError for a generator's bundle, whose engines hang on its settings.
         """
         with self._lock:
-            search = self._open()
-            if not isinstance(search, FeatureSearch):
-                raise ConfigError(
-                    "only a detector's settings can be changed; open the bundle again."
-                )
-            search.adopt(bundle)
+            self._detecting().adopt(bundle)
             self.bundle = bundle
 
     def close(self) -> None:
@@ -190,6 +190,15 @@ class Inspector:
         if self._search is None:
             raise ConfigError("the inspector is closed. Open it again with Inspector.open.")
         return self._search
+
+    def _detecting(self) -> FeatureSearch:
+        search = self._open()
+        if not isinstance(search, FeatureSearch):
+            raise ConfigError(
+                "a generator's bundle has no detector, and its engines hang on its settings; use "
+                "`search`, or open the bundle again."
+            )
+        return search
 
     def _decide(self, found: Found) -> Inspection:
         began = self._clock()

@@ -49,8 +49,12 @@ class Detector:
         ]
         return np.concatenate(parts)
 
+    def cells(self, images: Float) -> Float:
+        """Squared distances (B, h, w) of the cells of model images (B, C, H, W)."""
+        return np.maximum(self.model.scores(self.features(images)), np.float32(0))
+
     def _maps(self, images: Float) -> Float:
-        distances = np.sqrt(np.maximum(self.model.scores(self.features(images)), 0))
+        distances = np.sqrt(self.cells(images))
         height, width = images.shape[2:]
         return np.stack([self._map(one, height, width) for one in distances])
 

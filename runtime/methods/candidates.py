@@ -19,6 +19,8 @@ _ODDS = (-2.0, 0.0, 1.5, 3.0, 5.0)  # log odds of the colour of a defect
 _FILL = (12.0, 20.0, 32.0, 50.0)  # levels of 255 between frame and fill
 _MEDIAN = (8.0, 14.0, 24.0, 40.0)  # between frame and the median around
 _PRIOR = (12.0, 20.0, 40.0)  # squared Mahalanobis distances of colours
+_CLOSINGS = (2, 4)  # model px
+_LOOSE = (0.05, 0.2)  # of the largest part of a mask; smaller ones may be chance
 _MEDIAN_SIDE = 21  # model px
 _LEAST_AREA = 4  # model px; smaller parts of a mask are specks
 _LARGEST_RATIO = 8.0
@@ -93,7 +95,7 @@ def candidate_masks(
     area: float,
     polarity: Polarity = "both",
 ) -> list[Bool]:
-    """Different masks of a window, the empty one first.
+    """Different masks of a window, none of them empty.
 
     Args:
         x, fill: (C, h, w) in [0, 1]: the frame and n0. prior: in [0, 1] intensity too.
@@ -107,18 +109,63 @@ def candidate_masks(
         (255 * np.abs(x - median).max(axis=0), _MEDIAN),
     ]
     if prior is not None:
-        maps.append((_distance(x, prior), _PRIOR))
+        maps.append((prior.distances(x), _PRIOR))
     if polarity != "both":
         sign = 1 if polarity == "bright" else -1
         free = free & (sign * (x - median).mean(axis=0) > 0)
-    found: list[Bool] = [np.zeros(free.shape, np.bool_)]
+    found: list[Bool] = []
     least = max(round(_LEAST_AREA / area), 1)
     for values, levels in maps:
         for level in levels:
             mask = without_specks((values > level) & free, least)
-            if not any(np.array_equal(mask, other) for other in found):
+            if mask.any() and not any(np.array_equal(mask, other) for other in found):
                 found.append(mask)
     return found
+
+
+def neighbouring_masks(mask: Bool, free: Bool, core: Bool, area: float) -> list[Bool]:
+    """What a mask may become in one step: closed, filled, opened, or without its loose parts.
+
+    A defect that the light of the surface shines through keeps the surface's dark lines, which no
+    threshold on colours flags; and what lies apart from the detector's peak may be chance.
+
+    Args:
+        mask, free: (h, w). core: where the detector's map is above its threshold.
+        area: model px per pixel.
+    """
+    if not mask.any():
+        return []
+    pixels = mask.astype(np.uint8)
+    found = [_morphed(pixels, cv2.MORPH_CLOSE, radius, area) & free for radius in _CLOSINGS]
+    found.append(_filled(pixels) & free)
+    found.append(_morphed(pixels, cv2.MORPH_OPEN, 1, area))
+    count, labels = cv2.connectedComponents(pixels, connectivity=8)
+    if count > 2:
+        touching = np.zeros(count, np.bool_)
+        touching[np.unique(labels[mask & core])] = True
+        touching[0] = False
+        found.append(np.asarray(touching[labels]))
+        sizes = np.bincount(labels.ravel(), minlength=count)
+        for share in _LOOSE:
+            large = sizes >= share * sizes[1:].max()
+            large[0] = False
+            found.append(np.asarray(large[labels]))
+    return [other for other in found if other.any() and not np.array_equal(other, mask)]
+
+
+def _morphed(pixels: NDArray[np.uint8], operation: int, radius: int, area: float) -> Bool:
+    side = 2 * max(round(radius / np.sqrt(area)), 1) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    padded = cv2.copyMakeBorder(pixels, side, side, side, side, cv2.BORDER_REPLICATE)
+    inner = cv2.morphologyEx(padded, operation, disc)[side:-side, side:-side]
+    return np.asarray(inner > 0)
+
+
+def _filled(pixels: NDArray[np.uint8]) -> Bool:
+    """With the holes that the background does not reach."""
+    padded = cv2.copyMakeBorder(pixels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    cv2.floodFill(padded, None, (0, 0), 2)
+    return np.asarray(padded[1:-1, 1:-1] != 2)
 
 
 def without_specks(mask: Bool, least: int) -> Bool:
@@ -135,13 +182,6 @@ def _median(x: Float, area: float) -> Float:
     side = max(int(_MEDIAN_SIDE / np.sqrt(area)) // 2 * 2 + 1, 3)
     planes = [cv2.medianBlur(np.rint(255 * np.clip(p, 0, 1)).astype(np.uint8), side) for p in x]
     return np.stack(planes).astype(np.float32) / np.float32(255)
-
-
-def _distance(x: Float, prior: Prior) -> Float:
-    """Eq. (10) per pixel."""
-    d = x[None] - prior.means[:, :, None, None]
-    moved = np.einsum("qij,qjhw->qihw", prior.precisions, d)
-    return np.asarray((d * moved).sum(axis=1).min(axis=0), np.float32)
 
 
 def _histogram(cells: NDArray[np.intp], weight: Float, colour: bool) -> Float:

@@ -65,6 +65,15 @@ class Prior:
     means: Float
     precisions: Float
 
+    def distances(self, x: Float) -> Float:
+        """Squared distance of every pixel of x (C, H, W) to the nearest Gaussian, (H, W)."""
+        nearest = np.full(x.shape[1:], np.inf, np.float32)
+        for mean, precision in zip(self.means, self.precisions, strict=True):
+            d = x - mean[:, None, None]
+            moved = np.tensordot(precision, d, axes=1)
+            np.minimum(nearest, np.einsum("chw,chw->hw", d, moved), out=nearest)
+        return nearest
+
 
 @dataclass(frozen=True)
 class Weights:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import Detector as Record
 from unblemish.bundle.manifest import F2padSettings, Preprocess
 from unblemish.errors import BundleError
 from unblemish.kernels.api import Kernels
@@ -28,6 +29,7 @@ from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.inpainting import ClassicalInpainter, Inpainter
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.candidates import without_specks
+from unblemish.runtime.methods.colour import colour_maps
 from unblemish.runtime.methods.decomposition import Prior, in_units
 from unblemish.runtime.methods.f2pad_batch import Frame, batches, make_batch, reduce
 from unblemish.runtime.methods.f2pad_choice import RegionChoice
@@ -42,6 +44,7 @@ from unblemish.runtime.solvers.protocol import Float
 Bool = NDArray[np.bool_]
 
 _BATCH_PIXELS = 2 * 224 * 224  # model px of the crops of a batch: more leave the caches
+_LIKE = 0.75  # of the frame's peak: parts below are not what the detector means
 _LARGEST = 1 << 18  # pixels of a region; larger ones are searched at a reduced size
 _WORST_FIRST = (
     Status.NON_FINITE, Status.DEADLINE, Status.MAX_STEPS, Status.CONVERGED, Status.PLAIN,
@@ -50,9 +53,15 @@ _WORST_FIRST = (
 
 @dataclass(frozen=True)
 class _Initial:
-    """Initial mask m0, what may move, and the plain map, all native: (H, W)."""
+    """Initial mask m0, what may move, and the maps, all native: (H, W).
+
+    Args:
+        plain: the detector's map. strange: what exceeds its threshold by how much, as a share of
+            it; where colours are rarer than in any normal frame, at least by how much those do.
+    """
 
     plain: Float
+    strange: Float
     mask: Bool
     free: Bool
 
@@ -62,7 +71,8 @@ class F2pad:
 
     Algorithm 1: initial mask, start by inpainting, search of n with x = n + a on the regions
     around the mask, final mask where a is not zero, n once more inside it without the penalty.
-    Where the result is worse than the plain mask by the rules of `guard`, the plain one is kept.
+    Where the result is worse than the plain mask by the rules of `guard`, the plain one is kept,
+    or nothing where the detector's map stays within what normal frames reach.
 
     Args:
         bundle: of a detector.
@@ -102,6 +112,7 @@ class F2pad:
         self._polarity = bundle.manifest.rgi.polarity
         self._geometry = Geometry(self._preprocess)
         self._inpaint: Inpainter = inpainter or ClassicalInpainter()
+        self._colours = prior_of(record, self._settings)
         self._search = self._searcher(detector, kernels)
 
     def refine(
@@ -122,9 +133,9 @@ class F2pad:
         """
         began = clock()
         unit = np.ascontiguousarray(to_channels(unit_frame, self._preprocess.channels))
-        initial = self._initial(maps, unit.shape[:2])
+        initial = self._initial(maps, model_images, unit.shape[:2])
         if not initial.mask.any():
-            return _nothing(unit, clock() - began)
+            return _nothing(unit, initial.strange, clock() - began)
         spread = [axes(self._preprocess, unit.shape, t) for t in range(len(model_images))]
         parts = label_parts(initial.free, owners(spread, (unit.shape[0], unit.shape[1])))
         start = self._inpaint(unit, initial.free)
@@ -139,9 +150,14 @@ class F2pad:
         }
         return replace(refined, seconds=seconds)
 
-    def _initial(self, maps: Float, shape: tuple[int, ...]) -> _Initial:
+    def _initial(self, maps: Float, images: Float, shape: tuple[int, ...]) -> _Initial:
         """Threshold, in each part at least at a share of its own peak; then dilate, model px."""
-        above = maps > self._threshold
+        strange = maps / np.float32(self._threshold)
+        level = self._record.colour_level
+        if self._plan.choose and self._colours is not None and level:
+            colours = colour_maps(images, self._colours, self._preprocess)
+            strange = np.maximum(strange, colours / np.float32(level))
+        above = strange > 1
         if self._plan.peak_share:
             above = np.stack([
                 _near_peaks(m, a, self._plan.peak_share) for m, a in zip(maps, above, strict=True)
@@ -149,10 +165,11 @@ class F2pad:
         side = 2 * self._settings.dilation + 1
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
         around = np.stack([cv2.dilate(a.astype(np.uint8), disc) for a in above])
-        stacked = np.stack([maps, above.astype(np.float32), around.astype(np.float32)], axis=1)
+        stacked = np.stack([maps, strange, above, around], axis=1, dtype=np.float32)
         native = self._geometry.to_native(stacked, shape)
-        mask = native[:, :, 1] > 0.5
-        return _Initial(np.ascontiguousarray(native[:, :, 0]), mask, mask | (native[:, :, 2] > 0.5))
+        mask = native[:, :, 2] > 0.5
+        plain, strange = (np.ascontiguousarray(native[:, :, k]) for k in (0, 1))
+        return _Initial(plain, strange, mask, mask | (native[:, :, 3] > 0.5))
 
     def _solve(
         self,
@@ -194,7 +211,7 @@ class F2pad:
             tiles,
             parts.labels,
             initial.mask,
-            initial.plain / np.float32(self._threshold),
+            initial.strange,
             initial.plain,
             [axes(self._preprocess, unit.shape, tile) for tile in range(len(images))],
             self._settings.unit * (self._preprocess.high - self._preprocess.low),
@@ -211,20 +228,22 @@ class F2pad:
     ) -> Refined:
         """Paste the windows back, judge every part, clean the mask."""
         canvas = _Canvas(unit)
-        core = strong_core(initial.plain, initial.mask)
+        core = strong_core(initial.strange, initial.mask)
         kept = np.zeros(initial.mask.shape, np.bool_)
         count = 0
         tolerance = self._settings.tolerance * self._settings.unit
         for one in solved:
             canvas.paste(one, parts, self._settings.unit)
         found = self._cleaned(canvas.mask)
+        usual = self._usual(initial.strange)
         for one in solved:
             for part, before, after in zip(one.parts, one.before, one.after, strict=True):
                 mine = parts.labels == part
                 mask, plain = found & mine, initial.mask & mine
                 if is_worse(mask, plain, core & mine, before, after, self._plan.rules):
-                    kept |= plain
-                    count += 1
+                    plain &= bool(initial.strange[mine].max() > usual)
+                    kept |= mine
+                    count += int(plain.any())
                     canvas.keep(mine, plain, initial.plain, tolerance / self._threshold)
                     found = np.where(mine, plain, found)
         restored = np.where(found[:, :, None], canvas.restored, unit)
@@ -234,6 +253,7 @@ class F2pad:
             residual=canvas.residual,
             mask=found,
             free=initial.free,
+            strange=initial.strange,
             kept=kept,
             regions=len(parts.items),
             kept_plain=count,
@@ -243,6 +263,14 @@ class F2pad:
             trace=_summed([s.trace for s in solved]),
             seconds={},
         )
+
+    def _usual(self, strange: Float) -> float:
+        """How far a part must exceed the threshold to keep its plain outline.
+
+        Normal frames have parts above the threshold; beside a defect only its like count.
+        """
+        normal = (self._record.normal_peak or self._threshold) / self._threshold
+        return max(normal, _LIKE * float(strange.max()))
 
     def _cleaned(self, mask: Bool) -> Bool:
         """The paper's opening, or only specks removed: opening eats the thinnest defects."""
@@ -254,20 +282,19 @@ class F2pad:
     def _searcher(self, detector: Detector, kernels: Kernels) -> RegionSearch | RegionChoice:
         if self._plan.choose:
             level = self._record.cell_level
-            prior = self._prior(1.0)
             return RegionChoice(
-                detector, self._settings, self._preprocess, prior, level, self._polarity
+                detector, self._settings, self._preprocess, self._colours, level, self._polarity
             )
-        prior = self._prior(self._settings.unit)
+        prior = prior_of(self._record, self._settings, self._settings.unit)
         return RegionSearch(detector, kernels, self._settings, self._plan, prior, self._preprocess)
 
-    def _prior(self, unit: float) -> Prior | None:
-        """The mixture chosen, where the detector has one."""
-        mixtures = self._record.mixtures
-        if not mixtures:
-            return None
-        chosen = mixtures[min(self._settings.components, len(mixtures) - 1)]
-        return in_units((chosen.means, chosen.precisions), unit)
+
+def prior_of(record: Record, settings: F2padSettings, unit: float = 1.0) -> Prior | None:
+    """The mixture chosen, where the detector has one, in units of that intensity."""
+    if not record.mixtures:
+        return None
+    chosen = record.mixtures[min(settings.components, len(record.mixtures) - 1)]
+    return in_units((chosen.means, chosen.precisions), unit)
 
 
 class _Canvas:
@@ -309,11 +336,11 @@ def _near_peaks(plain: Float, above: Bool, share: float) -> Bool:
     return np.asarray(above & (plain > share * peaks[labels]))
 
 
-def _nothing(unit: Float, seconds: float) -> Refined:
+def _nothing(unit: Float, strange: Float, seconds: float) -> Refined:
     empty = np.zeros(unit.shape[:2], np.bool_)
     return Refined(
-        np.array(unit), np.zeros(unit.shape[:2], np.float32), empty, empty.copy(), empty.copy(),
-        0, 0, Status.PLAIN, 0, 0.0, (), {"start": seconds},
+        np.array(unit), np.zeros(unit.shape[:2], np.float32), empty, empty.copy(), strange,
+        empty.copy(), 0, 0, Status.PLAIN, 0, 0.0, (), {"start": seconds},
     )  # fmt: skip
 
 

@@ -6,12 +6,14 @@ exactly on m. So l_a is the number of flagged pixels, and
 
     J(m) = sum over cells of max(s(n_m) / s_95 - 1/2, 0) + beta |m|
 
-is compared over candidates for m and the empty mask, by one batch of forward passes. What the
-best mask lowers J by says, without labels, whether it is to be trusted.
+is compared over candidates for m and the empty mask, by one batch of forward passes, then over
+the neighbours of the best one as long as that pays. What the best mask lowers J by says, without
+labels, whether it is to be trusted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +28,7 @@ from unblemish.runtime.methods.candidates import (
     Palette,
     candidate_masks,
     colour_odds,
+    neighbouring_masks,
     palette_of,
 )
 from unblemish.runtime.methods.decomposition import Prior, View
@@ -40,6 +43,7 @@ Bool = NDArray[np.bool_]
 _HINGE = 0.5  # of the usual level of cells: scores below say nothing
 _CELL = 16  # model px that J counts as one cell, whatever the detector's stride
 _PIXELS = 2 * 224 * 224  # model px of a batch of forward passes
+_ROUNDS = 3  # of going on from the best mask to its neighbours
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,70 @@ class Choice:
 
     Args:
         mask: (h, w) of its window. restored: (C, h, w) in [0, 1].
-        value: J of it. ratio: J of it by J of the empty mask, 1 where nothing pays.
-        tried: masks compared.
+        value: J of it. empty: J of the empty mask. tried: masks compared.
     """
 
     mask: Bool
     restored: Float
     value: float
-    ratio: float
+    empty: float
     tried: int
+
+    @property
+    def ratio(self) -> float:
+        """What is left of J; 1 where nothing pays."""
+        return self.value / self.empty if self.empty > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """J of masks of one window.
+
+    Args:
+        cells: scores of the crop. view: from the window to it.
+        x: (C, h, w) the window in [0, 1]. unit: intensity that the view counts as 1.
+        area: model px per pixel. weight, hinge: of the score of a cell. beta: of a pixel.
+    """
+
+    cells: CropCells
+    view: View
+    x: Float
+    unit: float
+    area: float
+    weight: float
+    hinge: float
+    beta: float
+
+    def nothing(self) -> Choice:
+        """The empty mask."""
+        empty = np.zeros(self.x.shape[1:], np.bool_)
+        (value,) = self._values(self.x[None], [empty])
+        return Choice(empty, self.x, value, value, 1)
+
+    def best(self, masks: Sequence[Bool], before: Choice) -> Choice:
+        """The best of the masks, or `before` where none is better."""
+        if not masks:
+            return before
+        filled = np.stack([restored(self.x, mask, self.area) for mask in masks])
+        values = self._values(filled, masks)
+        at = int(np.argmin(values))
+        tried = before.tried + len(masks)
+        if not values[at] < before.value:
+            return before
+        return Choice(masks[at], filled[at], float(values[at]), before.empty, tried)
+
+    def _values(self, filled: Float, masks: Sequence[Bool]) -> Double:
+        step = max(_PIXELS // self.view.images[0, 0].size, 1)
+        space, units = Workspace(), filled / np.float32(self.unit)
+        features = []
+        for first in range(0, len(filled), step):
+            part = units[first : first + step]
+            images = self.view.project(part, np.zeros(len(part), np.intp), space)
+            features.append(self.cells.features(images))
+        excess = self.cells.scores(np.concatenate(features)) - np.float32(self.hinge)
+        total = np.maximum(excess, 0).sum(axis=1, dtype=np.float64) * self.weight
+        flagged = np.array([int(mask.sum()) for mask in masks])
+        return np.asarray(total + self.beta * flagged, np.float64)
 
 
 @dataclass(frozen=True)
@@ -112,35 +171,35 @@ class RegionChoice:
         x, fill = batch.x[row] * unit, batch.start[row] * unit
         odds = colour_odds(palette, window, free, frame.map[window] - 1)
         masks = candidate_masks(x, fill, free, odds, self.prior, area, self.polarity)
-        filled = np.stack([restored(x, mask, area) for mask in masks])
-        values = self._objective(frame, batch, row, filled, whole, level)
-        values += self.settings.beta * area * np.array([int(m.sum()) for m in masks])
-        best = int(np.argmin(values))
-        ratio = float(values[best] / values[0]) if values[0] > 0 else 1.0
-        return Choice(masks[best], filled[best], float(values[best]), ratio, len(masks))
+        compare = self._comparison(frame, batch, row, whole, level)
+        choice = compare.best(masks, compare.nothing())
+        core = frame.map[window] > 1
+        for _ in range(_ROUNDS):
+            better = compare.best(neighbouring_masks(choice.mask, free, core, area), choice)
+            if better is choice:
+                break
+            choice = better
+        return choice
 
-    def _objective(
-        self, frame: Frame, batch: Batch, row: int, filled: Float, whole: Float, level: float
-    ) -> Double:
-        """The sum over cells, for every version of the window."""
+    def _comparison(
+        self, frame: Frame, batch: Batch, row: int, whole: Float, level: float
+    ) -> _Comparison:
         region, view = batch.regions[row], batch.view
-        crop = region.crop
-        stride = self.detector.record.stride
+        crop, area = region.crop, float(batch.area[row])
         tile = frame.tiles[region.tile : region.tile + 1]
         seen = np.ascontiguousarray(tile[(slice(None), slice(None), *crop.slices)])
-        cells = CropCells(self.detector, seen, whole, crop, self.preprocess.width // stride)
-        one = View(batch.x[row : row + 1], seen, view.down[row : row + 1],
-                   view.across[row : row + 1], view.gain)  # fmt: skip
-        space, units = Workspace(), filled / np.float32(self.settings.unit)
-        step = max(_PIXELS // crop.area, 1)
-        features = []
-        for first in range(0, len(filled), step):
-            part = units[first : first + step]
-            images = one.project(part, np.zeros(len(part), np.intp), space)
-            features.append(cells.features(images))
-        scores = cells.scores(np.concatenate(features)) / np.float32(level)
-        excess = np.maximum(scores - np.float32(_HINGE), 0)
-        return np.asarray(excess.sum(axis=1, dtype=np.float64) * stride**2 / _CELL)
+        width = self.preprocess.width // self.detector.record.stride
+        return _Comparison(
+            CropCells(self.detector, seen, whole, crop, width),
+            View(batch.x[row : row + 1], seen, view.down[row : row + 1],
+                 view.across[row : row + 1], view.gain),
+            batch.x[row] * np.float32(self.settings.unit),
+            self.settings.unit,
+            area,
+            self.detector.record.stride**2 / (_CELL * level),
+            _HINGE * level,
+            self.settings.beta * area,
+        )  # fmt: skip
 
     def _solved(self, frame: Frame, batch: Batch, row: int, choice: Choice | None) -> Solved:
         region, x = batch.regions[row], batch.x[row]

@@ -90,6 +90,7 @@ def refined_score(
     deviations = residual(unit, median, polarity) / noise_of(unit, median)
     excess = np.clip(deviations - onset, 0, LARGEST)
     trusted = refined.free & ~refined.kept
+    relative = np.where(trusted, np.maximum(relative, np.clip(refined.strange - 1, 0, 1)), relative)
     score = relative * (floor + np.where(trusted, _MINOR * excess, excess))
     score[trusted & refined.mask] += LARGEST * np.sqrt(relative[trusted & refined.mask])
     return np.asarray(score, np.float32)

@@ -25,9 +25,10 @@ class Refined:
             kept, the plain map, scaled so that its own threshold lies at the tolerance.
         mask: (H, W): residual above the tolerance, cleaned; the plain outline where it was kept.
         free: (H, W): the pixels that were searched.
-        kept: (H, W): the pixels whose plain outline was kept.
+        strange: (H, W) float32: what was searched for, 1 at its threshold; see `F2pad`.
+        kept: (H, W): the parts whose refinement was not trusted.
         regions: connected parts that were searched; kept_plain: how many of them kept the plain
-            outline.
+            outline (the others of `kept` are as normal as normal frames).
         status: of the region that fared worst; PLAIN where nothing was to be searched.
         steps: of the region that took longest.
         objective: sum over the regions; trace: the same by step.
@@ -38,6 +39,7 @@ class Refined:
     residual: Float
     mask: Bool
     free: Bool
+    strange: Float
     kept: Bool
     regions: int
     kept_plain: int
@@ -51,4 +53,7 @@ class Refined:
 def unrefined(restored: Float, score: Float) -> Refined:
     """A result without any search. restored: (H, W, C) in [0, 1]. score: (H, W)."""
     nothing = np.zeros(score.shape, np.bool_)
-    return Refined(restored, score, score > 0, nothing, nothing, 0, 0, Status.PLAIN, 0, 0.0, (), {})
+    return Refined(
+        restored, score, score > 0, nothing, np.zeros_like(score), nothing, 0, 0,
+        Status.PLAIN, 0, 0.0, (), {},
+    )  # fmt: skip

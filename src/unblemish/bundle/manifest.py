@@ -161,6 +161,9 @@ class Detector(_Record):
     normal_peak: Positive | None = Field(
         None, description="largest value of the plain map usual in normal frames; by calibration"
     )
+    colour_level: Positive | None = Field(
+        None, description="largest distance of a colour, eq. 10, in normal frames; by calibration"
+    )
 
 
 class F2padSettings(_Record):

@@ -76,7 +76,8 @@ def gaussians(features: Float) -> Padim:
     covariance = np.einsum("nlc,nld->lcd", d, d) / len(d) + 1e-3 * np.eye(d.shape[2])
     w = np.linalg.inv(np.linalg.cholesky(covariance))
     rows, columns = np.tril_indices(d.shape[2])
-    return Padim(mean.astype(np.float32), w[:, rows, columns].astype(np.float32))
+    packed = np.ascontiguousarray(w[:, rows, columns], np.float32)
+    return Padim(mean.astype(np.float32), packed)
 
 
 @pytest.fixture

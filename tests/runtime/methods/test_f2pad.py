@@ -53,6 +53,14 @@ def dice(mask: Bool, truth: Bool) -> float:
     return float(2 * (mask & truth).sum() / max(int(mask.sum() + truth.sum()), 1))
 
 
+def with_levels(tiny: Any, **levels: float) -> Any:
+    """As calibration would leave it."""
+    record = tiny.detector.record.model_copy(update=levels)
+    manifest = tiny.bundle.manifest.model_copy(update={"detector": record})
+    bundle = replace(tiny.bundle, manifest=manifest)
+    return replace(tiny, bundle=bundle, detector=replace(tiny.detector, record=record))
+
+
 def refiner(tiny: Any, schedule: str = "fast", **options: Any) -> F2pad:
     options.setdefault("threshold", tiny.threshold)
     return F2pad(tiny.bundle, tiny.detector, NumpyKernels(), schedule=schedule, **options)
@@ -155,8 +163,8 @@ def test_deadlines_are_a_status_and_leave_the_plain_outline(make_tiny: Make, sch
     assert found.status is Status.DEADLINE
     if schedule == "fast":
         assert found.kept_plain == found.regions
-        np.testing.assert_array_equal(found.mask, found.kept)
-        np.testing.assert_array_equal(found.kept, inputs[2][0] > tiny.threshold)
+        np.testing.assert_array_equal(found.mask, inputs[2][0] > tiny.threshold)
+        np.testing.assert_array_equal(found.kept, found.free)
 
 
 @pytest.mark.parametrize("schedule", ["descent", "paper"])
@@ -195,6 +203,35 @@ def test_a_kept_outline_scores_its_map(make_tiny: Make) -> None:
     np.testing.assert_array_equal(found.mask, plain)
     tolerance = 0.2 * 0.226
     np.testing.assert_array_equal(found.residual >= tolerance, plain)
+
+
+def test_what_cannot_be_explained_and_is_usual_in_normal_frames_is_dropped(make_tiny: Make) -> None:
+    tiny = make_tiny(1, F2padSettings(beta=1e9))
+    frame, _ = planted()
+    inputs = tiny.inputs(frame)
+    assert refiner(tiny).refine(*inputs).mask.any()
+    tiny = with_levels(tiny, normal_peak=2 * float(inputs[2].max()))
+    found = refiner(tiny).refine(*inputs)
+    assert not found.mask.any()
+    assert found.kept.any()
+    assert found.kept_plain == 0
+    assert (found.residual < 0.2 * 0.226).all()
+    np.testing.assert_array_equal(found.restored, inputs[0])
+
+
+def test_rare_colours_are_searched_where_the_detector_sees_nothing(make_tiny: Make) -> None:
+    """The detector's threshold is out of reach; the patch lies 9 deviations from the prior."""
+    tiny = make_tiny(1)
+    frame, truth = planted()
+    inputs = tiny.inputs(frame)
+    blind = 10 * float(inputs[2].max())
+    assert not refiner(tiny, threshold=blind).refine(*inputs).free.any()
+    tiny = with_levels(tiny, colour_level=20.0)
+    found = refiner(tiny, threshold=blind).refine(*inputs)
+    assert found.free[truth].all()
+    assert found.strange[truth].min() > 1
+    normal = tiny.inputs(part((64, 48)))
+    assert not refiner(tiny, threshold=blind).refine(*normal).free.any()
 
 
 def test_results_do_not_depend_on_what_came_before(make_tiny: Make) -> None:
