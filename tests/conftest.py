@@ -15,3 +15,24 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 def rng() -> np.random.Generator:
     """A generator with a fixed seed: no test depends on order or clock."""
     return np.random.default_rng(20240229)
+
+
+@pytest.fixture
+def make_flow():  # type: ignore[no-untyped-def]
+    """Flows with random weights everywhere: a new flow is the identity behind its first layer."""
+    import torch
+
+    from unblemish.export.models.flow import ConditionalFlow
+
+    def make(channels: int, grid: tuple[int, int], *, blocks: int = 3, seed: int = 0):  # type: ignore[no-untyped-def]
+        rng = np.random.default_rng([seed, channels])
+        flow = ConditionalFlow(channels, grid, blocks=blocks, hidden=11, seed=seed)
+        with torch.no_grad():
+            for weights in flow.parameters():
+                weights.copy_(torch.from_numpy(0.4 * rng.standard_normal(weights.shape)))
+        root = rng.standard_normal((channels, channels))
+        factor = np.linalg.cholesky(root @ root.T + 0.5 * np.eye(channels))
+        flow.whiten(rng.standard_normal(channels), np.linalg.inv(factor))
+        return flow.requires_grad_(False)
+
+    return make
