@@ -89,7 +89,8 @@ def test_log_determinant_is_that_of_the_jacobian(make_flow: MakeFlow, channels: 
         def mapped(x: torch.Tensor, place: list[torch.Tensor] = place) -> torch.Tensor:
             return flow.encode(x[None], *place)[0][0]
 
-        jacobian = torch.autograd.functional.jacobian(mapped, torch.from_numpy(f[k]))
+        of: Any = torch.autograd.functional.jacobian
+        jacobian = of(mapped, torch.from_numpy(f[k]))
         _, want = np.linalg.slogdet(jacobian.numpy())
         _, found = flow.encode(torch.from_numpy(f[k : k + 1]), *place)
         assert float(found) == pytest.approx(want, rel=1e-9)
@@ -97,7 +98,8 @@ def test_log_determinant_is_that_of_the_jacobian(make_flow: MakeFlow, channels: 
 
 def test_density_integrates_to_one(make_flow: MakeFlow) -> None:
     flow = make_flow(2, (3, 3), blocks=2).double()
-    for block in flow.blocks:  # so that no part of the plane is squeezed below the grid's cells
+    blocks: Any = flow.blocks
+    for block in blocks:  # so that no part of the plane is squeezed below the grid's cells
         block.outer.weight *= 0.2
     line = np.linspace(-30, 30, 1501)
     grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)

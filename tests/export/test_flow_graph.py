@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import ModelError
 from unblemish.export.flow_graph import check_flow, flow_graphs, flow_model, with_cells
 from unblemish.export.models.flow import ConditionalFlow
@@ -47,8 +47,8 @@ def by_torch(flow: ConditionalFlow, k: int, feeds: dict[str, np.ndarray]) -> tor
     return value
 
 
-def opened(flows: list[ConditionalFlow], folder: Path) -> tuple[dict[Any, Path], Pair]:
-    paths = {}
+def opened(flows: list[ConditionalFlow], folder: Path) -> tuple[dict[GraphRole, Path], Pair]:
+    paths: dict[GraphRole, Path] = {}
     for role, model in flow_graphs(flow_model(flows)).items():
         paths[role] = folder / f"{role}.onnx"
         onnx.save(model, paths[role])
@@ -63,7 +63,7 @@ def test_graph_gives_the_log_densities_of_torch(
     feeds = feeds_of(flows, counts)
     model = flow_model(flows)
     onnx.checker.check_model(model, full_check=True)
-    found = ReferenceEvaluator(model).run(None, feeds)
+    found: list[np.ndarray] = ReferenceEvaluator(model).run(None, feeds)  # type: ignore[assignment]
     for k, flow in enumerate(flows):
         np.testing.assert_allclose(found[k], by_torch(flow, k, feeds), rtol=VALUE, atol=VALUE)
 
