@@ -31,15 +31,20 @@ def k_centre(rows: Float, first: int, threads: int | None = None) -> KCentre:
     """Begin with row `first`.
 
     The compiled choice is that of the plain algorithm, with fewer comparisons; the more so, the
-    more of a distance lies in the leading `HEAD` numbers of the rows.
+    more of a distance lies in the leading `HEAD` numbers of the rows. Of rows whose distances
+    differ by less than the rounding of float32, implementations may take different ones.
 
     Args:
         rows: (N, d) float32, C-contiguous, finite, at most 2^31 - 1 rows; not to be changed
-            meanwhile.
+            meanwhile. Their squared distances, times four, must be finite too.
         threads: of the compiled choice, None for the processors available.
-    Raises: ShapeError, ConfigError.
+    Raises: ShapeError; ConfigError where there is no row `first`, a value does not fit or
+        `threads` is less than 1.
     """
     _check(rows, first)
+    _check_values(rows)
+    if threads is not None and threads < 1:
+        raise ConfigError(f"k_centre needs at least one thread, found threads={threads}.")
     try:
         return CompiledKCentre(rows, first, threads)
     except ImportError:
@@ -56,8 +61,19 @@ def _check(rows: Float, first: int) -> None:
         raise ShapeError("k_centre: rows must be C-contiguous. Pass np.ascontiguousarray(rows).")
     if not 0 <= first < len(rows):
         raise ConfigError(f"k_centre: there is no row {first} of {len(rows)}.")
-    if not all(np.isfinite(rows[i : i + _BLOCK]).all() for i in range(0, len(rows), _BLOCK)):
+
+
+def _check_values(rows: Float) -> None:
+    blocks = (rows[first : first + _BLOCK] for first in range(0, len(rows), _BLOCK))
+    largest = float(np.max([max(block.max(), -block.min()) for block in blocks]))
+    if not np.isfinite(largest):
         raise ConfigError("k_centre: rows hold NaN or infinite values, which have no distance.")
+    limit = float(np.sqrt(np.finfo(np.float32).max / rows.shape[1])) / 4
+    if largest > limit:
+        raise ConfigError(
+            f"k_centre: rows hold values up to {largest:.2g}, whose distances overflow float32; "
+            f"with {rows.shape[1]} numbers a row they may reach {limit:.2g}. Scale the rows."
+        )
 
 
 def _check_left(wanted: int, left: int) -> None:
@@ -81,7 +97,13 @@ class CompiledKCentre:
     ) -> None:
         from unblemish.kernels import _cpu
 
-        chosen = instruction_set or _cpu.instruction_sets()[-1]
+        available = _cpu.instruction_sets()
+        chosen = available[-1] if instruction_set is None else instruction_set
+        if chosen not in available:
+            raise ConfigError(
+                f"k_centre: instruction_set={chosen!r} is not one this processor and build have: "
+                f"{', '.join(available)}."
+            )
         if rows.shape[1] % HEAD:
             rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % HEAD)))
         engine = _cpu.Engine(available_cores() if threads is None else threads, chosen)

@@ -38,13 +38,16 @@ def coreset(
         progress: called with ('coreset', rows chosen, count).
         threads: None for the processors available.
     Returns: (count,) rows of `features`, in the order chosen.
-    Raises: ConfigError where `count` is out of range or a feature is not finite.
+    Raises: ConfigError where `count`, `project` or `threads` is out of range, or a feature is not
+        finite.
     Source: Roth et al., PatchCore, algorithm 1; Gonzalez, 'Clustering to minimize the maximum
         intercluster distance', 1985.
     """
     total = len(features)
     if not 1 <= count <= total:
         raise ConfigError(f"a coreset of {total} features has 1 to {total} of them, not {count}.")
+    if project is not None and project < 1:
+        raise ConfigError(f"a coreset is projected to 1 dimension or more, not {project}.")
     rng = np.random.default_rng(seed)
     rows = _projected(features, project, rng)
     chosen = np.empty(count, np.intp)
@@ -61,7 +64,10 @@ def coreset(
 
 
 def _projected(features: Float, project: int | None, rng: np.random.Generator) -> Float:
-    """Rows (N, d) to measure distances in, the leading directions first, d a multiple of HEAD."""
+    """Rows (N, d) to measure distances in, the leading directions first, d a multiple of HEAD.
+
+    Around their middle, so that little is lost where squared distances come from products.
+    """
     channels = features.shape[1]
     if project is None or project >= channels:
         matrix = np.eye(channels)
@@ -72,11 +78,17 @@ def _projected(features: Float, project: int | None, rng: np.random.Generator) -
     if width <= HEAD and width == channels:
         out[:, :width] = features
         return out
-    sample = np.asarray(features[:: -(-len(features) // _SAMPLE)], np.float64) @ matrix
-    sample -= sample.mean(axis=0)
-    directions = np.linalg.eigh(sample.T @ sample)[1][:, ::-1]
+    with np.errstate(invalid="ignore", over="ignore"):  # refused below, in words
+        sample = np.asarray(features[:: -(-len(features) // _SAMPLE)], np.float64) @ matrix
+        centre = sample.mean(axis=0)
+        sample -= centre
+        products = sample.T @ sample
+    if not np.isfinite(products).all():
+        raise ConfigError("features hold NaN or infinite values; a coreset needs finite ones.")
+    directions = np.linalg.eigh(products)[1][:, ::-1]
     turned = np.asarray(matrix @ directions, np.float32)
+    middle = np.asarray(centre @ directions, np.float32)
     for first in range(0, len(features), _BLOCK):
         part = slice(first, first + _BLOCK)
-        out[part, :width] = features[part] @ turned
+        out[part, :width] = features[part] @ turned - middle
     return out

@@ -6,7 +6,11 @@
 namespace unblemish::cpu {
 namespace {
 
-constexpr float kSlack = 1e-4f;          // of squared distances; their rounding is below 1e-5
+// Of squared distances, relative: four times their rounding, which is below (width / 32 + 10) 2^-24. Squares
+// that underflow lose what is below the smallest normal number, each; see `slack_`.
+constexpr float kSlack = 1e-4f;
+constexpr float kSlackOfWidth = 1e-8f;
+constexpr float kUnderflows = 16.0f;
 constexpr std::size_t kPiece = 4096;     // members that one thread scans at once
 constexpr std::size_t kPrunedBytes = 8;  // a member that is not compared
 
@@ -27,6 +31,8 @@ KCentre::KCentre(Engine& engine, const float* rows, std::size_t count, std::size
       tiles_(k_centre_tiles_of(engine)),
       count_(count),
       pending_(static_cast<int>(first)),
+      slack_(kSlack + kSlackOfWidth * static_cast<float>(width)),
+      least_(kUnderflows * static_cast<float>(width) * std::numeric_limits<float>::min()),
       heads_(count * kHead),
       rows_{rows, heads_.data(), width} {
   for (std::size_t row = 0; row < count; ++row) std::copy_n(rows + row * width, kHead, heads_.data() + row * kHead);
@@ -78,7 +84,7 @@ void KCentre::find_near(int z) {
     const float* centre = rows_.rows + static_cast<std::size_t>(centre_[a]) * rows_.width;
     const float distance = tiles_.distance(row, centre, rows_.width, limit_[a]);
     if (!(distance < limit_[a])) continue;
-    near_.push_back({within_[k], distance * (0.25f * (1.0f - kSlack))});
+    near_.push_back({within_[k], distance * (0.25f * (1.0f - slack_)) - least_});
     own |= a == own_;
   }
   // All rows of z's cluster lie on its centre, or none has a distance yet.
@@ -156,7 +162,7 @@ void KCentre::add_cluster(int z, std::vector<Member>&& members) {
 void KCentre::set_radius(std::size_t cluster, float radius, int row) {
   radius_[cluster] = radius;
   farthest_[cluster] = row;
-  limit_[cluster] = radius < 0.0f ? -1.0f : 4.0f * radius * (1.0f + kSlack);
+  limit_[cluster] = radius < 0.0f ? -1.0f : 4.0f * radius * (1.0f + slack_) + least_;
 }
 
 }  // namespace unblemish::cpu

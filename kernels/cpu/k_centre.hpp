@@ -3,7 +3,7 @@
 // Plainly, every new centre z is compared with every row. Here rows belong to the cluster of their nearest
 // centre, and by the triangle inequality a cluster whose centre a has d(z, a) >= 2 max d(p, a) keeps all
 // its rows p, and a row with d(z, a) >= 2 d(p, a) stays. What remains is compared number by number until
-// the sum exceeds what the row has. Rounding is held off by kSlack, so the choice is that of the plain
+// the sum exceeds what the row has. Rounding is held off by a slack, so the choice is that of the plain
 // algorithm with the same distances, bit by bit; of equally far rows the first is taken.
 // Source: Gonzalez 1985; pruning after Elkan, 'Using the triangle inequality to accelerate k-means', 2003.
 #pragma once
@@ -19,8 +19,8 @@ namespace unblemish::cpu {
 
 class KCentre {
  public:
-  // rows: (count, width), finite, kept by the caller; width is a multiple of kHead. `first` becomes the
-  // first centre.
+  // rows: (count, width), kept by the caller; width is a multiple of kHead. They are finite, and four times
+  // a squared distance must not overflow. `first` becomes the first centre.
   KCentre(Engine& engine, const float* rows, std::size_t count, std::size_t width, std::size_t first);
 
   // The next `count` centres, as many as there are rows left at most.
@@ -56,6 +56,8 @@ class KCentre {
   std::size_t centres_ = 1;
   int pending_;           // chosen, not yet absorbed
   std::size_t own_ = 0;   // the cluster it is in
+  float slack_;           // of squared distances, relative
+  float least_;           // of squared distances, absolute
   std::vector<float> heads_;
   KCentreRows rows_;
   // Per cluster. The first holds all rows, infinitely far, until the first centre is absorbed.

@@ -1,10 +1,11 @@
-"""The greedy k-centre selection against brute force in float64."""
+"""The coreset: its projection, turning and refusals. The choice itself: tests/kernels."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from unblemish.calibration.features import coreset as module
 from unblemish.calibration.features.coreset import coreset
 from unblemish.errors import ConfigError
 
@@ -18,27 +19,45 @@ def brute(features: np.ndarray, first: int, count: int) -> list[int]:
     return chosen
 
 
-@pytest.mark.parametrize(("total", "channels", "count"), [(1, 1, 1), (19, 3, 19), (300, 17, 40)])
-def test_coreset_is_the_brute_force_choice(total: int, channels: int, count: int) -> None:
-    features = np.random.default_rng(3).normal(size=(total, channels)).astype(np.float32)
+@pytest.mark.parametrize("middle", [0, 50])
+@pytest.mark.parametrize(
+    ("total", "channels", "count"), [(1, 1, 1), (19, 3, 19), (300, 16, 40), (300, 17, 40)]
+)
+def test_coreset_is_the_brute_force_choice(
+    total: int, channels: int, count: int, middle: float
+) -> None:
+    features = np.random.default_rng(3).normal(middle, 1, (total, channels)).astype(np.float32)
     chosen = coreset(features, count, seed=5, project=None)
     assert chosen.tolist() == brute(features, int(chosen[0]), count)
 
 
-def test_coreset_is_exact_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    import unblemish.calibration.features.coreset as module
+def test_coreset_is_the_brute_force_choice_among_projected_rows() -> None:
+    features = np.random.default_rng(6).normal(size=(400, 50)).astype(np.float32)
+    chosen = coreset(features, 60, seed=8, project=20)
+    # The projection of algorithm 1 without the turn, which keeps distances.
+    matrix = np.random.default_rng(8).standard_normal((50, 20)).astype(np.float32) / np.sqrt(20)
+    assert chosen.tolist() == brute(features @ matrix, int(chosen[0]), 60)
 
-    features = np.random.default_rng(4).normal(size=(200, 8)).astype(np.float32)
+
+def test_rows_are_turned_so_that_the_leading_numbers_differ_most() -> None:
+    rng = np.random.default_rng(7)
+    features = (rng.normal(size=(300, 40)) * np.linspace(0.1, 3, 40) + 7).astype(np.float32)
+    rows = module._projected(features, None, rng)
+    assert rows.shape == (300, 48)
+    assert not rows[:, 40:].any()
+    assert (np.diff(rows[:, :40].var(axis=0)) < 0).all()
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-4)
+    for a, b in [(0, 1), (5, 299)]:
+        assert np.square(rows[a] - rows[b]).sum() == pytest.approx(
+            np.square(features[a] - features[b]).sum(), rel=1e-5
+        )
+
+
+def test_coreset_is_exact_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = np.random.default_rng(4).normal(size=(200, 20)).astype(np.float32)
     whole = coreset(features, 30, seed=1)
     monkeypatch.setattr(module, "_BLOCK", 7)
     assert coreset(features, 30, seed=1).tolist() == whole.tolist()
-
-
-def test_coreset_takes_no_row_twice_when_rows_repeat() -> None:
-    features = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
-    assert sorted(coreset(features, 12, seed=0).tolist()) == list(range(12))
-    first_four = coreset(features, 4, seed=0)
-    assert len({tuple(features[i]) for i in first_four}) == 4
 
 
 def test_coreset_covers_nearly_as_well_after_projection() -> None:
@@ -52,11 +71,34 @@ def test_coreset_covers_nearly_as_well_after_projection() -> None:
     )
 
 
-def test_coreset_reports_and_refuses() -> None:
+def test_coreset_reports() -> None:
     calls: list[tuple[str, int, int]] = []
-    features = np.ones((5, 2), np.float32)
-    coreset(features, 3, seed=0, progress=lambda *a: calls.append(a))
-    assert calls[-1] == ("coreset", 3, 3)
-    for count in (0, 6):
-        with pytest.raises(ConfigError, match="coreset"):
-            coreset(features, count, seed=0)
+    for count in (1, 3, 200):
+        features = np.random.default_rng(count).normal(size=(300, 2)).astype(np.float32)
+        coreset(features, count, seed=0, progress=lambda *a: calls.append(a))
+        assert calls[-1] == ("coreset", count, count)
+    assert len(calls) == 1 + 1 + 4
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_a_count_out_of_range_is_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"1 to 5 of them, not {count}"):
+        coreset(np.ones((5, 2), np.float32), count, seed=0)
+
+
+@pytest.mark.parametrize("project", [0, -1])
+def test_a_projection_to_nothing_is_refused(project: int) -> None:
+    with pytest.raises(ConfigError, match=f"not {project}"):
+        coreset(np.ones((5, 2), np.float32), 2, seed=0, project=project)
+
+
+@pytest.mark.parametrize("channels", [3, 30])
+@pytest.mark.parametrize("project", [None, 2])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(
+    channels: int, project: int | None, bad: float
+) -> None:
+    features = np.ones((50, channels), np.float32)
+    features[4, 1] = bad
+    with pytest.raises(ConfigError, match="NaN or infinite"):
+        coreset(features, 2, seed=0, project=project)
