@@ -86,7 +86,7 @@ def train(
             are those that stay, looked at every 50 steps.
         seconds: the rate falls so that training ends within them.
         step: called with the share done.
-    Raises: CalibrationError where the loss is no longer finite.
+    Raises: CalibrationError where the loss or a weight is no longer finite.
     Source: Gudovskiy et al., CFLOW-AD, 2022, section 3: the negative log-likelihood, per channel.
     """
     import torch
@@ -104,10 +104,7 @@ def train(
         features = torch.from_numpy(rows[index]) + torch.from_numpy(noise) @ spread
         loss = -flow(features, *_places(flow, index)).mean()
         if not math.isfinite(loss.item()):
-            raise CalibrationError(
-                f"training CFLOW-AD failed: the loss is {loss.item()} at step {number}. Use a "
-                f"lower --learning-rate (it was {training.rate:g}), or another --seed."
-            )
+            raise _failed(f"the loss is {loss.item()} at step {number}", training)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), _CLIP)
@@ -122,6 +119,8 @@ def train(
             break
     if chosen is not None:
         flow.load_state_dict(chosen)
+    if not all(bool(weights.isfinite().all()) for weights in flow.parameters()):
+        raise _failed("the last step made weights that are not finite", training)
 
 
 def typical(flow: ConditionalFlow, rows: Float, last: int) -> float:
@@ -135,6 +134,13 @@ def typical(flow: ConditionalFlow, rows: Float, last: int) -> float:
             for i in np.array_split(index, -(-len(index) // BATCH))
         ]
     return float(np.median(np.concatenate(parts)))
+
+
+def _failed(what: str, training: Training) -> CalibrationError:
+    return CalibrationError(
+        f"training CFLOW-AD failed: {what}. Use a lower --learning-rate (it was "
+        f"{training.rate:g}), or another --seed."
+    )
 
 
 def _share(number: int, steps: int, began: float, seconds: float | None) -> float:
