@@ -76,7 +76,7 @@ __device__ double reduce_block(double value) {
     if (static_cast<int>(threadIdx.x) < half)
       tree[threadIdx.x] = Op::apply(tree[threadIdx.x], tree[threadIdx.x + half]);
   }
-  return tree[0];
+  return tree[threadIdx.x];
 }
 
 // Store what this block found for `item`.
