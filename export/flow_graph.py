@@ -22,7 +22,10 @@ Array = NDArray[Any]
 _OPSET, _IR = 21, 10
 # Of the largest difference to a float64 flow, in units of the score's slope of 1 per channel.
 VALUE_TOLERANCE = 1e-3
-GRADIENT_TOLERANCE = 1e-3  # relative, l2; ReLUs at their kink may take the other side
+# Relative, l2, of 9 vectors in 10: one whose ReLUs lie at their kink may take the other side, and
+# is then off by some hundredths. Of trained flows the median is 5e-7.
+GRADIENT_TOLERANCE = 1e-4
+_SMOOTH = 0.9
 _CHECKED = 257  # vectors compared, no multiple of anything
 
 
@@ -71,7 +74,8 @@ def check_flow(
     """Compare the graphs as shipped with torch in float64: values and gradients.
 
     The vectors compared are normal ones, as the flow itself makes them, and some far from normal.
-    Returns: figure -> largest difference. Raises: ModelError naming the one out of tolerance.
+    Returns: figure -> difference, the largest of all vectors; of the gradients, that 1 vector in 10
+        exceeds. Raises: ModelError naming the one out of tolerance.
     """
     from unblemish.runtime.backends.onnxruntime import OrtBackend
 
@@ -98,11 +102,16 @@ def check_flow(
         for outputs in (same, found):
             off = float((np.abs(outputs[f"likelihood_{k}"] - value) / scale).max())
             figures["likelihood"] = max(figures["likelihood"], off)
-        gradient = gradients[f"features_{k}"]
-        off = float(np.linalg.norm(gradient - slope) / np.linalg.norm(slope))
+        off = _strayed(gradients[f"features_{k}"], slope)
         figures["likelihood_gradient"] = max(figures["likelihood_gradient"], off)
     _accept(figures)
     return figures
+
+
+def _strayed(gradient: Array, slope: Array) -> float:
+    """Difference of a vector's gradient, relative, that 9 vectors in 10 do not exceed."""
+    lengths = np.maximum(np.linalg.norm(slope, axis=1), 1e-30)
+    return float(np.quantile(np.linalg.norm(gradient - slope, axis=1) / lengths, _SMOOTH))
 
 
 def _accept(figures: Mapping[str, float]) -> None:

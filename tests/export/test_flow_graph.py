@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import ModelError
-from unblemish.export.flow_graph import check_flow, flow_graphs, flow_model, with_cells
+from unblemish.export.flow_graph import _strayed, check_flow, flow_graphs, flow_model, with_cells
 from unblemish.export.models.flow import ConditionalFlow
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.backends.protocol import Pair
@@ -150,3 +150,13 @@ def test_a_flow_without_couplings_is_exported_too(make_flow: MakeFlow, tmp_path:
     flows = [make_flow(4, (2, 2), blocks=0)]
     paths, _ = opened(flows, tmp_path)
     assert check_flow(flows, paths, seed=0)["likelihood"] < VALUE
+
+
+def test_check_flow_takes_a_vector_at_a_kink_but_no_wrong_gradient() -> None:
+    rng = np.random.default_rng(0)
+    slope = rng.standard_normal((257, 6))
+    kinked = slope.copy()
+    kinked[::20] *= 1.1
+    assert _strayed(kinked, slope) == 0
+    assert _strayed(slope * 1.001, slope) == pytest.approx(1e-3)
+    assert _strayed(np.zeros_like(slope), np.zeros_like(slope)) == 0
