@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unblemish.calibration.features.fitter import MEMORY, Advance, Fitted, Float, check_images
 from unblemish.calibration.features.storage import Rows
@@ -86,28 +87,34 @@ class CflowFitter:
         from unblemish.export.models.flow import ConditionalFlow
 
         check_images(self._images, "CFLOW-AD")
-        kept = round(_KEPT * self._images) if self._images >= _LEAST_TO_KEEP else 0
+        apart = self._apart()
         until = None if self._minutes is None else time.monotonic() + 60 * self._minutes
         flows, usual = [], []
         for number, (grid, held) in enumerate(zip(self._grids, self._rows, strict=True)):
             rows, (channels, _) = held.array(), self._maps[number]
             flow = ConditionalFlow(channels, grid, blocks=self._blocks, seed=self._seed + number)
             whiten(flow, rows)
-            apart = kept * grid[0] * grid[1]
             train(
-                flow, rows, self._training, kept=apart, seconds=self._time(number, until),
+                flow, rows, self._training, apart=apart, seconds=self._time(number, until),
                 step=_teller(advance, number, len(self._maps)),
             )  # fmt: skip
-            usual.append(typical(flow, rows, apart or len(rows)))
+            usual.append(typical(flow, rows, np.arange(self._images) if apart is None else apart))
             flows.append(flow.requires_grad_(False))
         self.flows = tuple(flows)
         statistics = {"typical": np.array(usual, np.float32)}
-        return Fitted(statistics, self._facts(usual, kept))
+        return Fitted(statistics, self._facts(usual, 0 if apart is None else len(apart)))
 
     def close(self) -> None:
         """Let go of temporary files."""
         for rows in self._rows:
             rows.close()
+
+    def _apart(self) -> NDArray[np.int64] | None:
+        """Numbers of the images kept apart, drawn at random: neighbours in a folder are alike."""
+        if self._images < _LEAST_TO_KEEP:
+            return None
+        order = np.random.default_rng(self._seed).permutation(self._images)
+        return np.sort(order[: round(_KEPT * self._images)])
 
     def _time(self, number: int, until: float | None) -> float | None:
         """Seconds for a map: its share of those left, by the arithmetic of a step."""

@@ -30,6 +30,7 @@ _RIDGE = 0.01  # of the mean variance, added to every variance
 _LEAST = 1e-8  # variance of features that are all the same
 
 Step = Callable[[float], None]
+Images = NDArray[np.int64]  # numbers of images
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def train(
     rows: Float,
     training: Training,
     *,
-    kept: int = 0,
+    apart: Images | None = None,
     seconds: float | None = None,
     step: Step | None = None,
 ) -> None:
@@ -82,8 +83,8 @@ def train(
 
     Args:
         rows: (n, c) float32, whole images behind each other, each row by row; read as needed.
-        kept: so many vectors at the end are not trained on: the weights that find them likeliest
-            are those that stay, looked at every 50 steps.
+        apart: numbers of images that are not trained on: the weights that find them likeliest are
+            those that stay, looked at every 50 steps.
         seconds: the rate falls so that training ends within them.
         step: called with the share done.
     Raises: CalibrationError where the loss or a weight is no longer finite.
@@ -94,12 +95,15 @@ def train(
     optimiser = torch.optim.Adam(flow.parameters(), lr=training.rate)
     rng = np.random.default_rng([training.seed, flow.channels, *flow.grid])
     spread = torch.linalg.inv(flow.whitening).T * training.noise
+    cells = flow.grid[0] * flow.grid[1]
+    learned = np.setdiff1d(np.arange(len(rows) // cells), [] if apart is None else apart)
     began, best, chosen = time.monotonic(), -math.inf, None
     for number in range(1, training.steps + 1):
         share = _share(number, training.steps, began, seconds)
         for group in optimiser.param_groups:
             group["lr"] = _rate(training.rate, number, share)
-        index = rng.integers(0, len(rows) - kept, BATCH)
+        image, cell = (rng.integers(0, most, BATCH) for most in (len(learned), cells))
+        index = learned[image] * cells + cell
         noise = rng.standard_normal((BATCH, flow.channels), dtype=np.float32)
         features = torch.from_numpy(rows[index]) + torch.from_numpy(noise) @ spread
         loss = -flow(features, *_places(flow, index)).mean()
@@ -109,8 +113,8 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), _CLIP)
         optimiser.step()
-        if kept and (number % _LOOK == 0 or share >= 1):
-            found = typical(flow, rows, kept)
+        if apart is not None and (number % _LOOK == 0 or share >= 1):
+            found = typical(flow, rows, apart)
             if found > best:
                 best, chosen = found, _copied(flow)
         if step is not None:
@@ -123,11 +127,14 @@ def train(
         raise _failed("the last step made weights that are not finite", training)
 
 
-def typical(flow: ConditionalFlow, rows: Float, last: int) -> float:
-    """Median log-density per channel of up to 8192 of the last vectors, evenly spread."""
+def typical(flow: ConditionalFlow, rows: Float, images: Images) -> float:
+    """Median log-density per channel of up to 8192 vectors of the images, evenly spread."""
     import torch
 
-    index = np.linspace(len(rows) - last, len(rows) - 1, min(last, _LOOK_AT)).astype(np.int64)
+    cells = flow.grid[0] * flow.grid[1]
+    total = len(images) * cells
+    chosen = np.linspace(0, total - 1, min(total, _LOOK_AT)).astype(np.int64)
+    index = images[chosen // cells] * cells + chosen % cells
     with torch.no_grad():
         parts = [
             flow(torch.from_numpy(np.asarray(rows[i])), *_places(flow, i)).numpy()
