@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from unblemish.errors import ConfigError, MissingDependencyError
 
@@ -179,9 +180,13 @@ def _reach(extractor: Any, camera: int, size: int, align: int) -> int:
     row, column = features.shape[1] // 2, features.shape[2] // 2
     direction = torch.randn(features.shape[3], generator=generator)
     (gradient,) = torch.autograd.grad((features[0, row, column] * direction).sum(), image)
-    energy = gradient[0].square().sum(0).double().numpy()
-    cell = side // features.shape[1]
-    y, x = np.ogrid[:side, :side]
+    return radius_of(gradient[0].numpy(), row, column, side // features.shape[1])
+
+
+def radius_of(gradient: NDArray[np.float32], row: int, column: int, cell: int) -> int:
+    """Radius, px, of the square around a cell with 95 % of the energy of its gradient (C, H, W)."""
+    energy = np.square(gradient, dtype=np.float64).sum(axis=0)
+    y, x = np.ogrid[: energy.shape[0], : energy.shape[1]]
     centre = (row + 0.5) * cell - 0.5, (column + 0.5) * cell - 0.5
     distance = np.maximum(abs(y - centre[0]), abs(x - centre[1]))
     order = np.argsort(distance, axis=None)

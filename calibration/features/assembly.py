@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Section IV-A3: PaDiM stops below a decrease of 0.1, the others below 0.05, which is the default.
 PADIM_DECREASE = 0.1
+ONNX = ".onnx"  # how a network ends that is no file of weights
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,21 @@ def build_graph(options: FitOptions, camera: int, weights: Path) -> FeatureGraph
     from unblemish.export.feature_graph import feature_graph
 
     selected = _select(options, weights) if options.method == "padim" else None
+    pool = options.pool if options.method == "patchcore" else 0
+    if weights.suffix == ONNX:
+        from unblemish.export.onnx_features import onnx_feature_graph
+
+        return onnx_feature_graph(
+            weights, options.layers, camera=camera, pool=pool, select=selected, size=options.size,
+            mean=options.mean, std=options.std,
+        )  # fmt: skip
     return feature_graph(
         weights,
         layers=options.layers,
         method=options.method,
         backbone=options.backbone,
         camera=camera,
-        pool=options.pool if options.method == "patchcore" else 0,
+        pool=pool,
         select=selected,
         size=options.size,
     )
@@ -127,10 +136,7 @@ def _with_few_maps(
     """
     if options.method != "cflow" or options.layers is not None or images > FEW:
         return options, ()
-    from unblemish.export.backbones.weights import default_layers, read_state, recognise
-
-    backbone = options.backbone or recognise(read_state(weights), weights)
-    layers = default_layers(backbone, options.method)[:FEW_MAPS]
+    layers = _own_layers(options, weights)[:FEW_MAPS]
     note = f"of {images} images only the first {FEW_MAPS} maps are learned: {', '.join(layers)}."
     return replace(options, layers=layers), (note,)
 
@@ -172,14 +178,29 @@ def _cflow(options: FitOptions, graph: FeatureGraph) -> CflowFitter:
 def _select(options: FitOptions, weights: Path) -> list[int] | None:
     if options.selected == 0:
         return None
-    from unblemish.export.backbones.weights import default_layers, read_state, recognise
-    from unblemish.export.feature_graph import concatenated_channels
+    layers = options.layers or _own_layers(options, weights)
+    if weights.suffix == ONNX:
+        from unblemish.export.onnx_layers import onnx_layers
 
-    backbone = options.backbone or recognise(read_state(weights), weights)
-    layers = options.layers or default_layers(backbone, options.method)
-    total = concatenated_channels(weights, layers, backbone)
+        total = sum(onnx_layers(weights, layers, options.size).channels)
+    else:
+        from unblemish.export.feature_graph import concatenated_channels
+
+        total = concatenated_channels(weights, layers, options.backbone)
     wanted = options.selected or min(PADIM_CHANNELS, total)
     return choose_channels(total, wanted, options.seed)
+
+
+def _own_layers(options: FitOptions, weights: Path) -> tuple[str, ...]:
+    """The method's own layers, finest first; of an .onnx file its outputs."""
+    if weights.suffix == ONNX:
+        from unblemish.export.onnx_layers import onnx_layers
+
+        return onnx_layers(weights, None, options.size).names
+    from unblemish.export.backbones.weights import default_layers, read_state, recognise
+
+    backbone = options.backbone or recognise(read_state(weights), weights)
+    return default_layers(backbone, options.method)
 
 
 def _padim(options: FitOptions) -> PadimFitter:

@@ -10,6 +10,7 @@ from pathlib import Path
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import Mixture
 from unblemish.calibration.features.assembly import (
+    ONNX,
     fit_method,
     require_export,
     write_bundle_of,
@@ -96,12 +97,17 @@ def _check_weights(options: FitOptions, weights: Path) -> None:
             f"torchvision's weights of one of {', '.join(BACKBONES)}, for example by\n"
             '  python -c "import torch, torchvision as t; torch.save('
             "t.models.resnet18(weights='DEFAULT').state_dict(), 'resnet18.pth')\""
+            "\nor any network as .onnx."
         )
-    if weights.suffix == ".onnx":
-        raise ModelError(
-            f"{weights}: this version fits on weights of {', '.join(BACKBONES)}, not on .onnx "
-            "files. Give the state_dict of one of them (.pth, .safetensors)."
-        )
+    if weights.suffix == ONNX:
+        from unblemish.export.onnx_layers import onnx_layers
+
+        if options.backbone is not None:
+            raise ConfigError(f"--backbone names torchvision's networks; {weights} is one itself.")
+        onnx_layers(weights, options.layers, options.size)
+        return
+    if options.mean is not None or options.std is not None:
+        raise ConfigError("mean and std are for .onnx networks; torchvision's have ImageNet's.")
     if options.backbone is None:
         recognise(read_state(weights), weights)
 

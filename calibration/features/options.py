@@ -22,7 +22,10 @@ class FitOptions:
         size: model image side, px; a multiple of the network's coarsest stride.
         channels: of the camera, 1 or 3; None to follow the first image.
         backbone: name of the network; None to recognise it from the weights.
-        layers: whose outputs are the features; None for the method's own choice.
+        layers: whose outputs are the features; None for the method's own choice. Of an .onnx file:
+            outputs or inner tensors by name; None for all outputs of four dimensions.
+        mean, std: of an .onnx network, which takes (image - mean) / std; None for ImageNet's where
+            it takes three channels, for 0 and 1 where one.
         selected: padim: channels drawn at random from all; None for 100, 0 for all.
         geometry, scale, overlap, white: how frames become model images, as `Preprocess`.
         shrinkage, epsilon, rank: padim, see `PadimFitter`.
@@ -42,6 +45,8 @@ class FitOptions:
     channels: int | None = None
     backbone: str | None = None
     layers: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     selected: int | None = None
     geometry: GeometryName = "stretch"
     scale: float = 1.0

@@ -140,3 +140,25 @@ def test_fit_leaves_the_old_bundle_when_the_disk_is_full(
     assert "No space left on device" in result.err
     assert (parts[2] / "manifest.json").read_bytes() == before
     Bundle.open(parts[2])
+
+
+def test_fit_takes_any_onnx_network(run: Command, parts: tuple[Path, Path, Path]) -> None:
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    kernel = np.random.default_rng(0).standard_normal((5, 1, 4, 4)).astype(np.float32)
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "h", "w"])
+    cells = helper.make_tensor_value_info("cells", TensorProto.FLOAT, ["n", 5, "r", "c"])
+    node = helper.make_node("Conv", ["x", "w"], ["cells"], strides=[4, 4])
+    graph = helper.make_graph([node], "g", [image], [cells], [numpy_helper.from_array(kernel, "w")])
+    network = parts[1].with_suffix(".onnx")
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), network)
+    asked = ("fit", "padim", "--normals", parts[0], "--weights", network, "--out", parts[2])
+    result = run(*asked, "--size", 32, "--layers", "cells", "--mean", "0.5", "--std", "0.2")
+    assert result.code == 0, result.err
+    assert "padim on onnx cells" in result.out
+    wrong = run(*asked, "--size", 32, "--mean", "a,b")
+    assert wrong.code == 2
+    assert "numbers between commas" in wrong.err
+    missing = run(*asked, "--size", 32, "--layers", "layer1")
+    assert missing.code == 2
+    assert "Its outputs are cells" in missing.err

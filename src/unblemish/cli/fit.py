@@ -19,7 +19,9 @@ def fit(
     normals: Annotated[Path, typer.Option(help="Folder of normal images, at any depth.")],
     weights: Annotated[
         Path,
-        typer.Option(help="ImageNet weights as torchvision has them (.pth, .safetensors)."),
+        typer.Option(
+            help="ImageNet weights as torchvision has them (.pth, .safetensors), or any .onnx."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Bundle to write, a folder such as part.bundle.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle [that of --out].")] = None,
@@ -27,8 +29,16 @@ def fit(
         str | None, typer.Option(help="resnet18, ..., efficientnet_b6 [recognised].")
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Comma-separated, e.g. layer2,layer3 [the method's own].")
+        str | None,
+        typer.Option(
+            help="Comma-separated, e.g. layer2,layer3 [the method's own]. Of an .onnx: outputs or "
+            "inner tensors [all outputs]."
+        ),
     ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="onnx: it takes (image - mean) / std [ImageNet's; grey: 0].")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="onnx: see --mean [ImageNet's; grey: 1].")] = None,
     size: Annotated[int, typer.Option(help="Model image side in pixels, a multiple of 32.")] = 224,
     channels: Annotated[
         int | None, typer.Option(help="1 (grey) or 3 (colour) [as the first image].")
@@ -90,16 +100,31 @@ def fit(
     named = None if layers is None else tuple(n.strip() for n in layers.split(",") if n.strip())
     typed: dict[str, Any] = {  # checked by FitOptions
         "method": method, "size": size, "channels": channels, "backbone": backbone,
-        "layers": named, "selected": selected, "geometry": geometry, "scale": scale,
-        "overlap": overlap, "white": white, "shrinkage": shrinkage, "epsilon": epsilon,
-        "rank": rank, "pool": pool, "share": share, "bank": bank, "blocks": blocks, "steps": steps,
-        "rate": learning_rate, "noise": noise, "minutes": minutes, "most": most,
+        "layers": named, "mean": _numbers("mean", mean), "std": _numbers("std", std),
+        "selected": selected, "geometry": geometry, "scale": scale, "overlap": overlap,
+        "white": white, "shrinkage": shrinkage, "epsilon": epsilon, "rank": rank, "pool": pool,
+        "share": share, "bank": bank, "blocks": blocks, "steps": steps, "rate": learning_rate,
+        "noise": noise, "minutes": minutes, "most": most,
         "held_back": held_back, "seed": seed, "memory": int(memory * (1 << 30)), "threads": threads,
     }  # fmt: skip
     options = FitOptions(**typed)
     with _progress_bar() as advance:
         report = run(options, normals, weights, out, name=name, advance=advance)
     _tell(report, options.held_back, options.seed, normals)
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """Numbers between commas. Raises: ConfigError where one is none."""
+    from unblemish.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--{name} takes numbers between commas, such as 0.485,0.456,0.406; found '{text}'."
+        ) from None
 
 
 def _tell(report: FitReport, held_back: float, seed: int, normals: Path) -> None:

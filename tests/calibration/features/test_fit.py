@@ -179,12 +179,6 @@ def test_fit_refuses_missing_weights(normals: Path, tmp_path: Path) -> None:
         fit(options(), normals, tmp_path / "none.pth", tmp_path / "x.bundle")
 
 
-def test_fit_refuses_what_this_version_cannot(normals: Path, tmp_path: Path) -> None:
-    (tmp_path / "net.onnx").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"not on \.onnx"):
-        fit(options(), normals, tmp_path / "net.onnx", tmp_path / "x.bundle")
-
-
 def test_fit_refuses_weights_of_another_network(normals: Path, tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
     with pytest.raises(ModelError, match="none of resnet18"):
