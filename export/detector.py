@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from unblemish.errors import ModelError
 from unblemish.export.feature_graph import FEATURES, IMAGE, FeatureGraph
 from unblemish.export.flops import cost
 from unblemish.export.flow_graph import check_flow, flow_graphs, flow_model, with_cells
+from unblemish.export.inpainter import check_inpainter, open_inpainter
 from unblemish.files import sha256_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def write_detector_bundle(
     name: str,
     f2pad: Mapping[str, Any] | None = None,
     flows: Sequence[ConditionalFlow] = (),
+    inpainter: Path | None = None,
 ) -> Bundle:
     """Differentiate, check against the network, and write; nothing is written where a check fails.
 
@@ -65,8 +67,9 @@ def write_detector_bundle(
         source: the weights, recorded by name and hash.
         f2pad: settings other than the defaults.
         flows: CFLOW-AD: of every map of the graph, in float32, without gradients.
-    Raises: ModelError where a graph strays from the network; BundleError where `out` cannot be
-        written.
+        inpainter: an ONNX file, see `open_inpainter`; None for the classical one.
+    Raises: ModelError where a graph strays from the network, or the inpainter does not fit;
+        BundleError where `out` cannot be written.
     """
     from unblemish import __version__
     from unblemish.export.sharing.shared_files import shared_files, written
@@ -77,12 +80,19 @@ def write_detector_bundle(
         more = flow_graphs(flow_model(flows))
         records |= _flow_records(more, [f.grid[0] * f.grid[1] for f in flows])
         graphs |= more
+    if inpainter is not None:
+        graphs["inpainter"] = open_inpainter(inpainter)
+        records["inpainter"] = _record(
+            "inpainter", graphs["inpainter"], cost(graphs["inpainter"]).flops
+        )
     files = shared_files({_file(role): model for role, model in graphs.items()})
     with written(files) as folder:
         paths = {role: folder / _file(role) for role in graphs}
         parity = check_detector(graph, paths, seed)
         if flows:
             parity |= check_flow(flows, paths, seed)
+        if inpainter is not None:
+            check_inpainter(paths["inpainter"], inpainter.name)
     arrays = {f"statistics/{key}.npy": _npy(value) for key, value in statistics.items()}
     manifest = {
         "name": name,
@@ -113,8 +123,7 @@ def check_detector(
 ) -> dict[str, float]:
     """Compare the graphs as shipped with the network in torch, values and gradients, at two sizes.
 
-    Where there is no torch network (an .onnx was given) the gradient is compared with central
-    differences along a random direction instead.
+    Where there is no torch network, torch runs the graph node by node and gives its own gradient.
     Returns: figure -> largest difference. Raises: ModelError naming the one out of tolerance.
     """
     from unblemish.runtime.backends.onnxruntime import OrtBackend
@@ -131,13 +140,12 @@ def check_detector(
         cotangent = rng.standard_normal(found.shape).astype(np.float32)
         gradient = np.array(pair.backward({FEATURES: cotangent})[IMAGE])
         same = np.asarray(plain.run({IMAGE: image})[FEATURES])
-        expected, slope = _oracle(graph, image, cotangent, same)
+        expected, slope = _oracle(graph, image, cotangent)
         scale = max(float(np.abs(expected).max()), 1e-6)
         difference = max(np.abs(found - expected).max(), np.abs(same - expected).max()) / scale
         figures["features"] = max(figures["features"], float(difference))
-        if slope is not None:
-            off = np.linalg.norm(gradient - slope) / max(float(np.linalg.norm(slope)), 1e-12)
-            figures["gradient"] = max(figures["gradient"], float(off))
+        off = np.linalg.norm(gradient - slope) / max(float(np.linalg.norm(slope)), 1e-12)
+        figures["gradient"] = max(figures["gradient"], float(off))
     for key, limit in (("features", FORWARD_TOLERANCE), ("gradient", GRADIENT_TOLERANCE)):
         if not figures[key] <= limit:
             raise ModelError(
@@ -147,18 +155,23 @@ def check_detector(
     return figures
 
 
-def _oracle(
-    graph: FeatureGraph, image: Array, cotangent: Array, same: Array
-) -> tuple[Array, Array | None]:
-    """Features and gradient by torch in float32; the graph's own features where there is none."""
-    if graph.oracle is None:
-        return same, None
+def _oracle(graph: FeatureGraph, image: Array, cotangent: Array) -> tuple[Array, Array]:
+    """Features and gradient by torch in float32."""
     import torch
 
+    oracle = graph.oracle or graph_in_torch(graph.model)
     x = torch.from_numpy(image.copy()).requires_grad_()
-    features = graph.oracle(x)
+    features = oracle(x)
     (gradient,) = torch.autograd.grad(features, x, torch.from_numpy(cotangent))
     return features.detach().numpy(), gradient.numpy()
+
+
+def graph_in_torch(model: onnx.ModelProto) -> Callable[[Any], Any]:
+    """Features of images by the graph run node by node in torch."""
+    from unblemish.runtime.backends.torch_graph import TorchGraph
+
+    network = TorchGraph(model).requires_grad_(False)
+    return lambda image: network(image=image)[FEATURES]
 
 
 def _file(role: str) -> str:
@@ -219,8 +232,10 @@ def _tensor(value: onnx.ValueInfoProto, role: str, *, output: bool) -> dict[str,
 
 
 def _role(name: str, role: str, output: bool) -> str:
-    if name == IMAGE:
+    if name == IMAGE or (role == "inpainter" and output):
         return "image"
+    if role == "inpainter":
+        return "mask"
     if name.startswith("ct_"):
         return "cotangent"
     if name.startswith("position_"):

@@ -62,7 +62,7 @@ def onnx_feature_graph(
         joined, BACKBONE, found.names, min(found.strides), align,
         _reach(joined, camera, size, align),
         sum(found.channels) if select is None else len(select),
-        cost(model).parameters, camera, _oracle(joined),
+        cost(model).parameters, camera, None,
         () if select is not None else tuple(zip(found.channels, found.strides, strict=True)),
     )  # fmt: skip
 
@@ -193,11 +193,3 @@ def _reach(model: onnx.ModelProto, camera: int, size: int, align: int) -> int:
         features[0, row, column] = rng.standard_normal(features.shape[3])
         gradient = np.array(pair.backward({FEATURES: features})[IMAGE])
     return radius_of(gradient[0], row, column, side // features.shape[1])
-
-
-def _oracle(model: onnx.ModelProto) -> Any:
-    """The graph run node by node in torch, whose gradients are torch's own."""
-    from unblemish.runtime.backends.torch_graph import TorchGraph
-
-    graph = TorchGraph(model).requires_grad_(False)
-    return lambda image: graph(image=image)[FEATURES]

@@ -19,6 +19,7 @@ from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit, to_channels, to_unit, white_for
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.initial import wide_median
+from unblemish.runtime.inpainting import Inpainter, load_inpainter
 from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.methods.colour import colour_maps
 from unblemish.runtime.methods.f2pad import F2pad, prior_of
@@ -83,10 +84,11 @@ class FeatureSearch:
         self.refine = check_refine(asked, DETECTOR_REFINEMENTS, method)
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
-        backend = open_backend(self.options.backend, self.options.threads)
+        self._backend = backend = open_backend(self.options.backend, self.options.threads)
         self._kernels = kernels or default_kernels(self.options.threads)
         self._detector: Detector = load_detector(bundle, backend, self._kernels)
         self._f2pad: F2pad | None = None
+        self._filler: Inpainter | None = None
 
     def __call__(
         self,
@@ -203,9 +205,16 @@ class FeatureSearch:
     def _refiner(self) -> F2pad:
         if self._f2pad is None:
             self._f2pad = F2pad(
-                self.bundle, self._detector, self._kernels, schedule=self.options.schedule
-            )
+                self.bundle, self._detector, self._kernels, schedule=self.options.schedule,
+                inpainter=self._inpainter(),
+            )  # fmt: skip
         return self._f2pad
+
+    def _inpainter(self) -> Inpainter | None:
+        """The bundle's own, opened once."""
+        if self._filler is None:
+            self._filler = load_inpainter(self.bundle, self._backend)
+        return self._filler
 
     def _scored(self, job: _Job, plain: Float, refined: Refined, onset: float | None) -> Float:
         """The score of a refined frame: its mask where that is to be trusted."""

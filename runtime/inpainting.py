@@ -9,13 +9,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.errors import ConfigError, ModelError
+from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import GraphRole
+from unblemish.errors import ConfigError, ModelError, ShapeError
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.crops import Box, label_parts
 
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
+INPAINTER: GraphRole = "inpainter"
 _LARGEST = 1 << 16  # pixels of a patch that classical inpainting works on; larger ones are reduced
 _RADIUS = 3  # px, neighbourhood of the classical methods
 _RIM = 8  # px of surroundings that they see
@@ -109,7 +112,12 @@ class OnnxInpainter:
                 f"{path}: an inpainter takes 'image' (1, C, h, w) with fixed C, h and w and 'mask' "
                 f"(1, 1, h, w); this graph takes {shapes}."
             )
-        self._shape = tuple(int(d) for d in image[1:])
+        self._shape = (int(image[1]), int(image[2]), int(image[3]))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images it takes."""
+        return self._shape
 
     def __call__(self, image: Float, hole: Bool) -> Float:
         """See `Inpainter`."""
@@ -126,10 +134,26 @@ class OnnxInpainter:
                 "mask": mask.astype(np.float32)[None, None],
             }
         )
-        restored = np.asarray(outputs[self._program.outputs[0].name])[0].transpose(1, 2, 0)
+        found = np.asarray(outputs[self._program.outputs[0].name])
+        if found.shape != (1, channels, h, w):
+            raise ShapeError(
+                f"the inpainter should give an image (1, {channels}, {h}, {w}); it gave "
+                f"{found.shape}."
+            )
+        restored = found[0].transpose(1, 2, 0)
         if restored.shape[2] != image.shape[2]:
             restored = np.repeat(restored.mean(axis=2, keepdims=True), image.shape[2], axis=2)
         return _filled(image, hole, np.ascontiguousarray(restored))
+
+
+def load_inpainter(bundle: Bundle, backend: Backend) -> Inpainter | None:
+    """The inpainter that the bundle brings, or None.
+
+    Raises: BundleError, ModelError or BackendError where it is damaged.
+    """
+    if INPAINTER not in bundle.manifest.graphs:
+        return None
+    return OnnxInpainter(backend, str(bundle.graph(INPAINTER)))
 
 
 class SearchInpainter:

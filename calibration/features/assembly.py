@@ -107,6 +107,7 @@ def write_bundle_of(
     weights: Path,
     out: Path,
     name: str,
+    inpainter: Path | None = None,
 ) -> Bundle:
     """Write the bundle. Raises: BundleError; ModelError where the graphs fail their checks."""
     from unblemish.export.detector import write_detector_bundle
@@ -124,6 +125,7 @@ def write_bundle_of(
         name=name,
         f2pad=made.settings,
         flows=made.flows,
+        inpainter=inpainter,
     )
 
 

@@ -49,6 +49,7 @@ def fit(
     out: Path,
     *,
     name: str | None = None,
+    inpainter: Path | None = None,
     advance: Advance | None = None,
 ) -> FitReport:
     """Fit a detector on the normal images of a folder, and write its bundle.
@@ -57,6 +58,7 @@ def fit(
         normals: images, at any depth; unreadable ones are set aside and reported.
         weights: of the network, or an .onnx with named feature outputs.
         out: bundle to write; one that is there is replaced at the very end.
+        inpainter: an ONNX file that fills holes, see `open_inpainter`; None for the classical one.
         advance: called with (stage, done, total).
     Raises: SourceError where no image can be read; CalibrationError where there are too few;
     ModelError where the weights are missing, damaged or of another network; ConfigError where a
@@ -66,6 +68,10 @@ def fit(
     require_export()
     clock = {"start": time.monotonic()}
     _check_weights(options, weights)  # before the images are read, which may take long
+    if inpainter is not None:
+        from unblemish.export.inpainter import open_inpainter
+
+        open_inpainter(inpainter)
     images = open_images(normals, options, advance)
     check_images(len(images), TITLES[options.method])
     clock["reading"] = time.monotonic()
@@ -73,7 +79,9 @@ def fit(
     clock["features"] = time.monotonic()
     mixtures = fit_prior(images, options.seed, advance)
     clock["pixel prior"] = time.monotonic()
-    bundle = write_bundle_of(made, options, images, mixtures, weights, out, name or out.stem)
+    bundle = write_bundle_of(
+        made, options, images, mixtures, weights, out, name or out.stem, inpainter
+    )
     clock["writing"] = time.monotonic()
     return FitReport(
         bundle, images, made.fitted.facts, notes_of(images, made.fitted), _differences(clock)

@@ -108,7 +108,8 @@ def test_fit_refuses_bad_input_by_one_message(
     ("more", "word"),
     [(("--size", 30), "multiple of"), (("--selected", 1000), "64 channels"),
      (("--layers", "layer9"), "layer9"), (("--backbone", "resnet50"), "resnet50"),
-     (("--channels", 2), "channels must be")],
+     (("--channels", 2), "channels must be"), (("--inpainter", "none.onnx"), "none.onnx"),
+     (("--mean", "0.5"), "for .onnx networks")],
 )  # fmt: skip
 def test_fit_refuses_wrong_settings(
     more: tuple[Any, ...], word: str, run: Command, parts: tuple[Path, Path, Path]

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
 from unblemish.errors import ConfigError, ModelError, UnsupportedOperatorError
-from unblemish.export.detector import detector_graphs
+from unblemish.export.detector import detector_graphs, graph_in_torch
 from unblemish.export.feature_graph import MEAN, STD
 from unblemish.export.onnx_features import onnx_feature_graph
 from unblemish.export.onnx_layers import onnx_layers
@@ -107,7 +107,7 @@ def test_graph_gives_features_and_gradients_of_torch(
         (slope,) = torch.autograd.grad(want, x, torch.from_numpy(cotangent))
         gradient = pair.backward({"features": cotangent})["image"]
         np.testing.assert_allclose(gradient, slope, atol=CLOSE * float(slope.abs().max()))
-        oracle = made.oracle(torch.from_numpy(image))
+        oracle = graph_in_torch(made.model)(torch.from_numpy(image))
         np.testing.assert_allclose(oracle, want.detach(), atol=close_to(want))
 
 
@@ -117,7 +117,7 @@ def test_normalisation_and_selection_are_the_users(tmp_path: Path) -> None:
     assert made.maps == ()
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     want = by_torch(image, 3, (0.5,) * 3, (0.1, 0.2, 0.4))[..., [7, 0, 2]]
-    np.testing.assert_allclose(made.oracle(image), want, atol=close_to(want))
+    np.testing.assert_allclose(graph_in_torch(made.model)(image), want, atol=close_to(want))
 
 
 def test_pooled_layers_are_interpolated_as_in_torch(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_pooled_layers_are_interpolated_as_in_torch(tmp_path: Path) -> None:
     early, late = (functional.avg_pool2d(f, 3, 1, 1) for f in (early, late))
     late = functional.interpolate(late, scale_factor=2.0, mode="bilinear")
     want = torch.cat([early, late], 1).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(made.oracle(image), want, atol=close_to(want))
+    np.testing.assert_allclose(graph_in_torch(made.model)(image), want, atol=close_to(want))
 
 
 def test_inner_tensors_are_layers_finest_first(tmp_path: Path) -> None:

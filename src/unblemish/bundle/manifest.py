@@ -26,6 +26,7 @@ GraphRole = Literal[
     "flow",  # features and places -> log-likelihoods, plain (CFLOW-AD)
     "flow_forward",
     "flow_backward",
+    "inpainter",  # image and mask -> image restored, the user's own, where F2PAD's search starts
     "finetune_forward",  # z + weights -> image + kept tensors
     "finetune_backward",  # -> grad_z + grad_<weight>
 ]
@@ -52,6 +53,7 @@ class Tensor(_Record):
         "position",  # row or column of every cell, (cells,), an input of CFLOW-AD's flow
         "likelihood",  # log-likelihood of every cell, (cells,), an output of it
         "logit",
+        "mask",  # (batch, 1, h, w), 1 in the hole, an input of the inpainter
     ]
 
 

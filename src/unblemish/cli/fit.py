@@ -83,6 +83,13 @@ def fit(
     minutes: Annotated[
         float | None, typer.Option(help="cflow: training ends within them [all steps].")
     ] = None,
+    inpainter: Annotated[
+        Path | None,
+        typer.Option(
+            help="ONNX network that fills holes, such as a masked autoencoder, for F2PAD's start: "
+            "'image' and 'mask' in, image out [classical inpainting]."
+        ),
+    ] = None,
     most: Annotated[
         int | None, typer.Option(help="Most normal images to use, drawn at random [all].")
     ] = None,
@@ -109,7 +116,9 @@ def fit(
     }  # fmt: skip
     options = FitOptions(**typed)
     with _progress_bar() as advance:
-        report = run(options, normals, weights, out, name=name, advance=advance)
+        report = run(
+            options, normals, weights, out, name=name, inpainter=inpainter, advance=advance
+        )
     _tell(report, options.held_back, options.seed, normals)
 
 
