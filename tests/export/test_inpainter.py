@@ -103,8 +103,8 @@ def damaged(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "words"),
     [(crossed_names, "'image'"), (open_sizes, "with h and w fixed"),
-     (other_mask, "with h and w fixed"), (one_input, r"takes 'image' \(batch"), (flat, "no output of four dimensions"),
-     (damaged, "no valid ONNX model")],
+     (other_mask, "with h and w fixed"), (one_input, r"takes 'image' \(batch"),
+     (flat, "no output of four dimensions"), (damaged, "no valid ONNX model")],
 )  # fmt: skip
 def test_networks_of_another_interface_are_refused(
     make: Callable[[Path], Path], words: str, tmp_path: Path
