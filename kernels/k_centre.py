@@ -1,4 +1,4 @@
-"""Greedy k-centre choice over rows: compiled with pruning, or plainly in NumPy."""
+"""Greedy k-centre choice over rows: compiled and lazy, or plainly in NumPy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from unblemish.errors import ConfigError, ShapeError
 Float = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-HEAD = 16  # numbers of a row that the compiled choice compares first
 _BLOCK = 8192  # rows of one pass: they stay within the caches
+_POOL = 4096  # from half to four times as many, hardly any difference was measured
 
 
 class KCentre(Protocol):
@@ -30,13 +30,13 @@ class KCentre(Protocol):
 def k_centre(rows: Float, first: int, threads: int | None = None) -> KCentre:
     """Begin with row `first`.
 
-    The compiled choice is that of the plain algorithm, with fewer comparisons; the more so, the
-    more of a distance lies in the leading `HEAD` numbers of the rows. Of rows whose distances
+    The compiled choice is that of the plain algorithm, with fewer comparisons, and shorter ones
+    where much of a distance lies in the leading numbers of the rows. Of rows whose distances
     differ by less than the rounding of float32, implementations may take different ones.
 
     Args:
         rows: (N, d) float32, C-contiguous, finite, at most 2^31 - 1 rows; not to be changed
-            meanwhile. Their squared distances, times four, must be finite too.
+            meanwhile. Their squared distances must be finite too, times four.
         threads: of the compiled choice, None for the processors available.
     Raises: ShapeError; ConfigError where there is no row `first`, a value does not fit or
         `threads` is less than 1.
@@ -82,8 +82,12 @@ def _check_left(wanted: int, left: int) -> None:
 
 
 class CompiledKCentre:
-    """`KCentre` in C++; see kernels/cpu/k_centre.hpp. Memory: 20 numbers a row.
+    """`KCentre` in C++; see kernels/cpu/k_centre.hpp.
 
+    Memory: some 6 numbers a row, the rows chosen and the pool.
+
+    Args:
+        pool: rows that are compared with every row chosen; the choice does not depend on it.
     Raises: ImportError where the compiled kernels are missing.
     """
 
@@ -94,6 +98,7 @@ class CompiledKCentre:
         threads: int | None = None,
         *,
         instruction_set: str | None = None,
+        pool: int = _POOL,
     ) -> None:
         from unblemish.kernels import _cpu
 
@@ -104,10 +109,8 @@ class CompiledKCentre:
                 f"k_centre: instruction_set={chosen!r} is not one this processor and build have: "
                 f"{', '.join(available)}."
             )
-        if rows.shape[1] % HEAD:
-            rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % HEAD)))
         engine = _cpu.Engine(available_cores() if threads is None else threads, chosen)
-        self._inner = _cpu.KCentre(engine, rows, first)
+        self._inner = _cpu.KCentre(engine, rows, first, pool)
         self._left = len(rows) - 1
 
     def choose(self, count: int) -> Rows:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from unblemish.calibration.features.fitter import Advance, Float
 from unblemish.errors import ConfigError
-from unblemish.kernels.k_centre import HEAD, k_centre
+from unblemish.kernels.k_centre import k_centre
 
 _BLOCK = 8192  # rows projected at once
 _SAMPLE = 16384  # rows that the leading directions are taken from
@@ -64,7 +64,7 @@ def coreset(
 
 
 def _projected(features: Float, project: int | None, rng: np.random.Generator) -> Float:
-    """Rows (N, d) to measure distances in, the leading directions first, d a multiple of HEAD.
+    """Rows (N, d) to measure distances in, the leading directions first.
 
     Around their middle, so that little is lost where squared distances come from products.
     """
@@ -74,10 +74,7 @@ def _projected(features: Float, project: int | None, rng: np.random.Generator) -
     else:
         matrix = rng.standard_normal((channels, project)).astype(np.float32) / np.sqrt(project)
     width = matrix.shape[1]
-    out = np.zeros((len(features), -(-width // HEAD) * HEAD), np.float32)
-    if width <= HEAD and width == channels:
-        out[:, :width] = features
-        return out
+    out = np.empty((len(features), width), np.float32)
     with np.errstate(invalid="ignore", over="ignore"):  # refused below, in words
         sample = np.asarray(features[:: -(-len(features) // _SAMPLE)], np.float64) @ matrix
         centre = sample.mean(axis=0)
@@ -90,5 +87,5 @@ def _projected(features: Float, project: int | None, rng: np.random.Generator) -
     middle = np.asarray(centre @ directions, np.float32)
     for first in range(0, len(features), _BLOCK):
         part = slice(first, first + _BLOCK)
-        out[part, :width] = features[part] @ turned - middle
+        out[part] = features[part] @ turned - middle
     return out

@@ -13,12 +13,12 @@ void bind_k_centre(nb::module_& module) {
   nb::class_<KCentre>(module, "KCentre")
       .def(
           "__init__",
-          [](KCentre* self, Engine& engine, Rows rows, std::size_t first) {
-            require(rows.size() > 0 && rows.shape(1) % kHead == 0 && first < rows.shape(0));
+          [](KCentre* self, Engine& engine, Rows rows, std::size_t first, std::size_t pool) {
+            require(rows.size() > 0 && first < rows.shape(0) && pool > 0);
             require(rows.shape(0) <= static_cast<std::size_t>(std::numeric_limits<int>::max()));
-            new (self) KCentre(engine, rows.data(), rows.shape(0), rows.shape(1), first);
+            new (self) KCentre(engine, rows.data(), rows.shape(0), rows.shape(1), first, pool);
           },
-          "engine"_a, "rows"_a.noconvert(), "first"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+          "engine"_a, "rows"_a.noconvert(), "first"_a, "pool"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
       .def(
           "choose",
           [](KCentre& self, Numbers out) {

@@ -1,11 +1,13 @@
 // Greedy k-centre choice: each centre is the row farthest from all centres before it.
 //
-// Plainly, every new centre z is compared with every row. Here rows belong to the cluster of their nearest
-// centre, and by the triangle inequality a cluster whose centre a has d(z, a) >= 2 max d(p, a) keeps all
-// its rows p, and a row with d(z, a) >= 2 d(p, a) stays. What remains is compared number by number until
-// the sum exceeds what the row has. Rounding is held off by a slack, so the choice is that of the plain
-// algorithm with the same distances, bit by bit; of equally far rows the first is taken.
-// Source: Gonzalez 1985; pruning after Elkan, 'Using the triangle inequality to accelerate k-means', 2003.
+// Plainly, every new centre is compared with every row at once, and memory is read once for each. Here only a
+// pool of the farthest rows follows every centre. What another row has is its distance to the nearest of
+// the centres it was last compared with: it can only fall. So while the farthest of the pool is no nearer
+// than what any other row has, it is the farthest of all. When it is nearer, rows with much are compared
+// with all centres they missed, many at once, and the farthest become the new pool; most rows are left
+// as they are. Nothing is estimated: the choice is that of the plain algorithm with the same distances, bit by
+// bit, and of equally far rows the first is taken.
+// Source: Gonzalez 1985; bounds kept until they matter after Minoux, 'Accelerated greedy algorithms', 1978.
 #pragma once
 
 #include <cstddef>
@@ -19,9 +21,10 @@ namespace unblemish::cpu {
 
 class KCentre {
  public:
-  // rows: (count, width), kept by the caller; width is a multiple of kHead. They are finite, and four times
-  // a squared distance must not overflow. `first` becomes the first centre.
-  KCentre(Engine& engine, const float* rows, std::size_t count, std::size_t width, std::size_t first);
+  // rows: (count, width), finite, kept by the caller. `first` becomes the first centre. pool: rows that follow
+  // every centre, at most; the choice does not depend on it.
+  KCentre(Engine& engine, const float* rows, std::size_t count, std::size_t width, std::size_t first,
+          std::size_t pool);
 
   // The next `count` centres, as many as there are rows left at most.
   void choose(std::int64_t* out, std::size_t count);
@@ -29,48 +32,47 @@ class KCentre {
   std::size_t remaining() const { return count_ - centres_; }
 
  private:
-  struct Near {
-    int cluster;
-    float safe;  // members with no more than this stay
-  };
-  struct Piece {  // part of a cluster's members
-    int cluster;
-    float safe;
-    std::size_t first;
-    std::size_t count;
-    Scanned scanned;
+  // Where a row stands in the order of choice: the farthest first, of equal ones the lower row.
+  struct Rank {
+    float nearest;
+    int row;
+    bool before(const Rank& other) const {
+      return nearest > other.nearest || (nearest == other.nearest && row < other.row);
+    }
   };
 
-  void absorb(int z);
-  void find_near(int z);
-  void cut_pieces();
-  void scan_pieces(int z);
-  void take_over(int z, std::vector<Member>& members);
-  void add_cluster(int z, std::vector<Member>&& members);
-  void set_radius(std::size_t cluster, float radius, int row);
-  std::size_t farthest_cluster() const;
+  const float* row(std::size_t number) const { return rows_ + number * width_; }
+  std::size_t panels() const { return (centres_ + tiles_.panel - 1) / tiles_.panel; }
+  std::size_t farthest_slot() const;
+  bool decided(std::size_t slot) const;
+  void add_centre(int centre);
+  void refill();
+  float cut_for(std::size_t wanted);
+  void catch_up(float cut);
+  void sort_missed();
+  void fill(float cut, std::vector<Rank>& ranks);
+  void settle_pool();
 
   Engine& engine_;
   const KCentreTiles& tiles_;
+  const float* rows_;
   std::size_t count_;
-  std::size_t centres_ = 1;
-  int pending_;           // chosen, not yet absorbed
-  std::size_t own_ = 0;   // the cluster it is in
-  float slack_;           // of squared distances, relative
-  float least_;           // of squared distances, absolute
-  std::vector<float> heads_;
-  KCentreRows rows_;
-  // Per cluster. The first holds all rows, infinitely far, until the first centre is absorbed.
-  std::vector<std::vector<Member>> members_;
-  std::vector<int> centre_;
-  std::vector<float> radius_;  // squared, -1 where empty
-  std::vector<int> farthest_;
-  std::vector<float> limit_;   // squared distance of z from which on nothing changes
-  std::vector<float> blocks_;  // heads of the centres, transposed
-  // Of one step.
-  std::vector<int> within_;
-  std::vector<Near> near_;
-  std::vector<Piece> pieces_;
+  std::size_t width_;
+  std::size_t most_;  // rows of the pool
+  std::size_t centres_ = 0;
+  std::vector<float> panels_;           // centres, (panels, width, tiles_.panel); spare ones repeat the first
+  std::vector<float> nearest_;          // squared, per row; -1: chosen
+  std::vector<std::uint32_t> seen_;     // centres that a row was compared with
+  std::vector<int> missed_, sorted_;    // rows to be compared
+  std::vector<float> sample_;
+  std::size_t wanted_;
+  // The pool, in blocks of rows in rising order.
+  Rank last_{0.0f, -1};                 // no row outside comes before it
+  std::vector<float> pool_;             // (blocks, width, tiles_.block)
+  std::vector<float> pool_nearest_;
+  std::vector<int> pool_row_;           // -1: none
+  std::vector<float> block_largest_;
+  std::vector<std::uint32_t> block_seen_;
 };
 
 }  // namespace unblemish::cpu

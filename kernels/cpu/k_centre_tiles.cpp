@@ -1,7 +1,7 @@
 // Compiled once per instruction set (UNBLEMISH_ISA); see tiles.cpp for what may be used here.
 //
-// Sums of squares only grow while terms are added, in floating point too: a part that is no less than the
-// limit decides. So every comparison below comes out as with the whole sum.
+// Sums of squares only grow while terms are added, in floating point too: once every part is no less than
+// what the row has, nothing changes, and the rest is left out.
 #include "k_centre_tiles.hpp"
 
 #include "lanes.hpp"
@@ -11,93 +11,80 @@ namespace {
 
 using std::size_t;
 
-constexpr size_t kStep = 2 * kHead;  // numbers between two looks at the limit
-constexpr size_t kSoon = 12;         // members ahead whose heads are asked for
+constexpr size_t kRows = 4;   // compared with one panel at once
+constexpr size_t kWide = 2;   // registers of a panel
+constexpr size_t kPanel = kWide * kLanes;
+constexpr size_t kDeep = 4;   // registers of a block: as many sums as hide the time of one
+constexpr size_t kBlockRows = kDeep * kLanes;
+constexpr size_t kLook = 16;  // numbers between two looks at the sums
 
-template <size_t Count>
-float squares(const float* a, const float* b) {
-  Lanes sum = {};
-  for (size_t i = 0; i < Count; i += kLanes) {
-    const Lanes d = load_lanes(a + i) - load_lanes(b + i);
-    sum += d * d;
+size_t next_look(size_t c, size_t width) { return width - c < kLook ? width : c + kLook; }
+
+void lower_rows(const float* const* rows, size_t width, const float* UNBLEMISH_RESTRICT panel, float** nearest) {
+  Lanes sum[kRows][kWide] = {};
+  for (size_t c = 0; c < width;) {
+    for (const size_t end = next_look(c, width); c < end; ++c) {
+      Lanes m[kWide];
+      for (size_t w = 0; w < kWide; ++w) m[w] = load_lanes(panel + c * kPanel + w * kLanes);
+#pragma GCC unroll 4
+      for (size_t r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+        for (size_t w = 0; w < kWide; ++w) {
+          const Lanes d = m[w] - rows[r][c];
+          sum[r][w] += d * d;
+        }
+    }
+    bool open = false;
+    for (size_t r = 0; r < kRows; ++r)
+      for (size_t w = 0; w < kWide; ++w) open |= any_less(sum[r][w], *nearest[r]);
+    if (!open) return;
   }
-  return sum_lanes(sum);
+  for (size_t r = 0; r < kRows; ++r)
+    for (size_t w = 0; w < kWide; ++w)
+      for (size_t k = 0; k < kLanes; ++k)
+        if (sum[r][w][k] < *nearest[r]) *nearest[r] = sum[r][w][k];
 }
 
-// Go on from `sum`, the squares of the first kHead numbers.
-float rest_of_distance(const float* a, const float* b, size_t width, float limit, float sum) {
-  size_t i = kHead;
-  for (; i + kStep <= width && sum < limit; i += kStep) sum += squares<kStep>(a + i, b + i);
-  for (; i < width && sum < limit; i += kHead) sum += squares<kHead>(a + i, b + i);
-  return sum;
-}
-
-float distance(const float* a, const float* b, size_t width, float limit) {
-  return rest_of_distance(a, b, width, limit, squares<kHead>(a, b));
-}
-
-size_t within(const float* blocks, const float* limits, size_t count, const float* z, int* out) {
-  size_t found = 0;
-  for (size_t first = 0; first < count; first += kHead, blocks += kHead * kHead) {
-    const size_t end = count - first < kHead ? count - first : kHead;
-    float sums[kHead];
-    for (size_t k = 0; k < kHead; k += kLanes) {
-      Lanes sum = {};
-      for (size_t i = 0; i < kHead; ++i) {
-        const Lanes d = load_lanes(blocks + i * kHead + k) - z[i];
-        sum += d * d;
+void lower(const float* const* rows, size_t count, size_t width, const float* panels, size_t count_panels,
+           float* nearest) {
+  for (size_t p = 0; p < count_panels; ++p, panels += width * kPanel)
+    for (size_t first = 0; first < count; first += kRows) {
+      const float* these[kRows];  // the last group repeats its last row
+      float* lowest[kRows];
+      for (size_t r = 0; r < kRows; ++r) {
+        const size_t at = first + r < count ? first + r : count - 1;
+        these[r] = rows[at];
+        lowest[r] = nearest + at;
       }
-      store_lanes(sums + k, sum);
+      lower_rows(these, width, panels, lowest);
     }
-    unsigned near = 0;
-    for (size_t k = 0; k < end; ++k) near |= static_cast<unsigned>(sums[k] < limits[first + k]) << k;
-    for (size_t k = 0; near != 0; ++k, near >>= 1)
-      if (near & 1u) out[found++] = static_cast<int>(first + k);
-  }
-  return found;
 }
 
-Scanned scan(Member* members, size_t count, const KCentreRows& r, int z, float safe) {
-  const float* z_head = r.heads + static_cast<size_t>(z) * kHead;
-  const float* z_row = r.rows + static_cast<size_t>(z) * r.width;
-  size_t end = count;
-  Scanned best{0, -1.0f, -1};
-  for (size_t i = 0; i < end;) {
-    if (i + kSoon < end) prefetch(r.heads + static_cast<size_t>(members[i + kSoon].row) * kHead);
-    const Member one = members[i];
-    const size_t row = static_cast<size_t>(one.row);
-    float found = 0.0f;
-    bool moves = one.row == z;
-    if (!moves && one.nearest > safe) {
-      found = squares<kHead>(r.heads + row * kHead, z_head);
-      if (found < one.nearest) found = rest_of_distance(r.rows + row * r.width, z_row, r.width, one.nearest, found);
-      moves = found < one.nearest;
-    }
-    if (moves) {
-      members[i] = members[--end];
-      members[end] = {one.row, found};
-      continue;
-    }
-    if (one.nearest > best.farthest || (one.nearest == best.farthest && one.row < best.row)) {
-      best.farthest = one.nearest;
-      best.row = one.row;
-    }
-    ++i;
+float lower_block(const float* UNBLEMISH_RESTRICT rows, size_t width, const float* UNBLEMISH_RESTRICT centre,
+                  float* nearest) {
+  Lanes sum[kDeep] = {};
+  bool open = true;
+  for (size_t c = 0; c < width && open;) {
+    for (const size_t end = next_look(c, width); c < end; ++c)
+#pragma GCC unroll 4
+      for (size_t w = 0; w < kDeep; ++w) {
+        const Lanes d = load_lanes(rows + c * kBlockRows + w * kLanes) - centre[c];
+        sum[w] += d * d;
+      }
+    open = false;
+    for (size_t w = 0; w < kDeep; ++w) open |= any_below(sum[w], load_lanes(nearest + w * kLanes));
   }
-  best.kept = end;
-  return best;
-}
-
-float largest(const float* values, size_t count) {
-  float best = -1.0f;
-#pragma omp simd reduction(max : best)
-  for (size_t i = 0; i < count; ++i) best = values[i] > best ? values[i] : best;
-  return best;
+  if (open)
+    for (size_t w = 0; w < kDeep; ++w)
+      store_lanes(nearest + w * kLanes, lesser(sum[w], load_lanes(nearest + w * kLanes)));
+  float largest = -1.0f;
+  for (size_t k = 0; k < kBlockRows; ++k) largest = nearest[k] > largest ? nearest[k] : largest;
+  return largest;
 }
 
 }  // namespace
 
 extern const KCentreTiles k_centre_tiles;
-const KCentreTiles k_centre_tiles{within, distance, scan, largest};
+const KCentreTiles k_centre_tiles{kPanel, kBlockRows, lower, lower_block};
 
 }  // namespace unblemish::cpu::UNBLEMISH_ISA

@@ -49,6 +49,15 @@ UNBLEMISH_HD bool any_less(Lanes v, float limit) {
   return any != 0;
 }
 
+UNBLEMISH_HD bool any_below(Lanes a, Lanes b) {
+  const LaneMask below = a < b;
+  int any = 0;
+  for (std::size_t k = 0; k < kLanes; ++k) any |= below[k];
+  return any != 0;
+}
+
+UNBLEMISH_HD Lanes lesser(Lanes a, Lanes b) { return a < b ? a : b; }
+
 // Sum of all lanes, by halves.
 UNBLEMISH_HD float sum_lanes(Lanes v) {
   typedef float Quad __attribute__((vector_size(4 * sizeof(float))));
@@ -77,6 +86,10 @@ inline Lanes operator+(Lanes a, const Lanes& b) {
 }
 inline Lanes operator-(Lanes a, const Lanes& b) {
   for (std::size_t k = 0; k < kLanes; ++k) a.v[k] -= b.v[k];
+  return a;
+}
+inline Lanes operator-(Lanes a, float b) {
+  for (std::size_t k = 0; k < kLanes; ++k) a.v[k] -= b;
   return a;
 }
 inline Lanes operator*(Lanes a, const Lanes& b) {
@@ -108,6 +121,15 @@ inline bool any_less(const Lanes& v, float limit) {
   bool any = false;
   for (std::size_t k = 0; k < kLanes; ++k) any |= v.v[k] < limit;
   return any;
+}
+inline bool any_below(const Lanes& a, const Lanes& b) {
+  bool any = false;
+  for (std::size_t k = 0; k < kLanes; ++k) any |= a.v[k] < b.v[k];
+  return any;
+}
+inline Lanes lesser(Lanes a, const Lanes& b) {
+  for (std::size_t k = 0; k < kLanes; ++k) a.v[k] = a.v[k] < b.v[k] ? a.v[k] : b.v[k];
+  return a;
 }
 
 #endif

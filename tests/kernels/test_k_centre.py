@@ -14,25 +14,27 @@ from unblemish.kernels.k_centre import CompiledKCentre, KCentre, NumpyKCentre, k
 
 Make = Callable[[np.ndarray, int], KCentre]
 
-# Of a squared distance: d roundings of 2^-24 at most where differences are squared. NumPy takes
-# ||a||^2 - 2 a b + ||b||^2, whose terms here are at most a hundred times as large.
-ROUNDING = {"compiled": 2.0**-20, "numpy": 1e-3}
+# Of a squared distance: d roundings of 2^-24 at most where differences are squared, and d is 100.
+# NumPy takes ||a||^2 - 2 a b + ||b||^2, whose terms here are at most a hundred times as large.
+ROUNDING = {"compiled": 1e-5, "numpy": 1e-3}
 
 
-def _compiled(threads: int, instruction_set: str | None = None) -> Make:
+def _compiled(threads: int, instruction_set: str | None = None, **settings: int) -> Make:
     pytest.importorskip("unblemish.kernels._cpu", reason="no C++ compiler at install")
     from unblemish.kernels.cpu import instruction_sets
 
     if instruction_set is not None and instruction_set not in instruction_sets():
         pytest.skip(f"this processor or build has no {instruction_set}")
     return lambda rows, first: CompiledKCentre(
-        rows, first, threads, instruction_set=instruction_set
+        rows, first, threads, instruction_set=instruction_set, **settings
     )
 
 
 _MAKERS: dict[str, Callable[[], Make]] = {
     "compiled": lambda: _compiled(1),
     "compiled-3-threads": lambda: _compiled(3),
+    "compiled-pool-of-9": lambda: _compiled(1, pool=9),
+    "compiled-pool-of-1": lambda: _compiled(3, pool=1),
     "compiled-baseline": lambda: _compiled(1, "baseline"),
     "compiled-avx2": lambda: _compiled(1, "avx2"),
     "numpy": lambda: NumpyKCentre,
@@ -86,19 +88,39 @@ def test_choice_is_that_of_brute_force_down_to_the_last_row(
 
 
 def test_choice_is_that_of_brute_force_when_rows_lie_in_clusters(make: Make) -> None:
-    """Where pruning spares nearly everything, in the heads and in the rest of the rows."""
+    """Where few rows are farthest, and most can be left for long; with leading numbers and not."""
     rng = np.random.default_rng(1)
     places = rng.integers(-400, 401, (12, 40))
     rows = (places[rng.integers(0, 12, 3000)] + rng.integers(-3, 4, (3000, 40))).astype(np.float32)
     assert make(rows, 7).choose(250).tolist() == brute(rows, 7, 250)
-    rows[:, :16] = 5  # nothing is told apart by the heads
+    rows[:, :20] = 5
     assert make(rows, 7).choose(250).tolist() == brute(rows, 7, 250)
 
 
 def test_choice_is_that_of_brute_force_when_threads_share_the_rows(make: Make) -> None:
-    """Rows enough that several pieces of several clusters are scanned at once."""
+    """Rows enough for several threads, and for the farthest to be looked for in a sample."""
     rows = whole((70_000, 16), 3)
     assert make(rows, 69_999).choose(12).tolist() == brute(rows, 69_999, 12)
+
+
+@pytest.mark.parametrize("pool", [4096, 300])
+@pytest.mark.parametrize("kind", ["even", "outliers", "ties"])
+def test_choice_is_that_of_brute_force_when_most_rows_are_left_as_they_are(
+    kind: str, pool: int
+) -> None:
+    rng = np.random.default_rng(8)
+    rows = whole((20_000, 6), 2 if kind == "ties" else 100)
+    if kind == "outliers":
+        rows[rng.integers(0, 20_000, 18_000)] //= 20
+    chosen = _compiled(2, pool=pool)(rows, 11).choose(1500)
+    assert chosen.tolist() == brute(rows, 11, 1500)
+
+
+@pytest.mark.parametrize("pool", [4096, 50])
+def test_equal_rows_are_taken_in_order_when_they_fill_the_pool(pool: int) -> None:
+    rows = np.full((9_000, 3), 2, np.float32)
+    chosen = _compiled(1, pool=pool)(rows, 5000).choose(8_999)
+    np.testing.assert_array_equal(chosen, np.delete(np.arange(9_000), 5000))
 
 
 @pytest.mark.parametrize("total", [1, 2, 17, 5000])

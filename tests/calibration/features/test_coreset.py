@@ -43,9 +43,8 @@ def test_rows_are_turned_so_that_the_leading_numbers_differ_most() -> None:
     rng = np.random.default_rng(7)
     features = (rng.normal(size=(300, 40)) * np.linspace(0.1, 3, 40) + 7).astype(np.float32)
     rows = module._projected(features, None, rng)
-    assert rows.shape == (300, 48)
-    assert not rows[:, 40:].any()
-    assert (np.diff(rows[:, :40].var(axis=0)) < 0).all()
+    assert rows.shape == (300, 40)
+    assert (np.diff(rows.var(axis=0)) < 0).all()
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-4)
     for a, b in [(0, 1), (5, 299)]:
         assert np.square(rows[a] - rows[b]).sum() == pytest.approx(
