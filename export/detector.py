@@ -59,6 +59,7 @@ def write_detector_bundle(
     f2pad: Mapping[str, Any] | None = None,
     flows: Sequence[ConditionalFlow] = (),
     inpainter: Path | None = None,
+    smoothing: float | None = None,
 ) -> Bundle:
     """Differentiate, check against the network, and write; nothing is written where a check fails.
 
@@ -68,6 +69,7 @@ def write_detector_bundle(
         f2pad: settings other than the defaults.
         flows: CFLOW-AD: of every map of the graph, in float32, without gradients.
         inpainter: an ONNX file, see `open_inpainter`; None for the classical one.
+        smoothing: Gaussian on the plain map, model px; None for the manifest's own.
     Raises: ModelError where a graph strays from the network, or the inpainter does not fit;
         BundleError where `out` cannot be written.
     """
@@ -111,6 +113,7 @@ def write_detector_bundle(
             "statistics": {key: f"statistics/{key}.npy" for key in statistics},
             "mixtures": [mixture.model_dump() for mixture in mixtures],
             "normals": normals, "seed": seed,
+            **({} if smoothing is None else {"smoothing_sigma": smoothing}),
         },
         "f2pad": dict(f2pad or {}),
         "parity": parity,

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # Section IV-A3: PaDiM stops below a decrease of 0.1, the others below 0.05, which is the default.
 PADIM_DECREASE = 0.1
+# Gaussian on the plain map, model px, where it is not the published 4. Mean of the best Dice per
+# image of 134 real defects: 0.516 at 4, 0.535 at 3, 0.539 at 2, the image AUROC .834, .843, .846.
+SMOOTHING = {"cflow": 2.0}
 ONNX = ".onnx"  # how a network ends that is no file of weights
 
 
@@ -126,6 +129,7 @@ def write_bundle_of(
         f2pad=made.settings,
         flows=made.flows,
         inpainter=inpainter,
+        smoothing=SMOOTHING.get(options.method),
     )
 
 

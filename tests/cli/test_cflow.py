@@ -90,6 +90,7 @@ def test_the_bundle_holds_flows_of_both_maps(ready: Path) -> None:
     assert manifest.method == "cflow"
     assert manifest.detector is not None
     assert [(m.channels, m.stride) for m in manifest.detector.maps] == [(6, 4), (8, 8)]
+    assert manifest.detector.smoothing_sigma == 2.0
     assert {"flow", "flow_forward", "flow_backward"} <= manifest.graphs.keys()
     assert [t.role for t in manifest.graphs["flow"].inputs] == ["feature", "position",
                                                                  "position"] * 2  # fmt: skip
