@@ -81,14 +81,17 @@ def peak() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def plain_steps(search: NumpyKCentre, steps: int) -> tuple[list[int], list[float]]:
-    """The rows that NumPy chooses next, and the seconds of each step."""
-    rows, seconds = [], []
-    for _ in range(steps):
+def by_numpy(features: Features, first: int, count: int, steps: int) -> tuple[float, list[int]]:
+    """What `count` rows would take NumPy, s, and the first ones that it chooses."""
+    begin = time.perf_counter()
+    rows = module._projected(features, PROJECT, np.random.default_rng(0))
+    projecting = time.perf_counter() - begin
+    search, found, seconds = NumpyKCentre(rows, first), [], []
+    for _ in range(min(steps, count - 1)):
         begin = time.perf_counter()
-        rows += search.choose(1).tolist()
+        found += search.choose(1).tolist()
         seconds.append(time.perf_counter() - begin)
-    return rows, seconds
+    return projecting + statistics.median(seconds) * (count - 1), found
 
 
 def main() -> None:
@@ -131,12 +134,7 @@ def measure(features: Features, options: argparse.Namespace) -> None:
         chosen = module.coreset(features, count, seed=0, project=PROJECT, threads=options.threads)
         ours = time.perf_counter() - begin
         used = peak() - loaded
-        begin = time.perf_counter()
-        rows = module._projected(features, PROJECT, np.random.default_rng(0))
-        projecting = time.perf_counter() - begin
-        search = NumpyKCentre(rows, int(chosen[0]))
-        found, seconds = plain_steps(search, min(options.steps, count - 1))
-        plain = projecting + statistics.median(seconds) * (count - 1)
+        plain, found = by_numpy(features, int(chosen[0]), count, options.steps)
         same = int((np.array(found) == chosen[1 : 1 + len(found)]).sum())
         print(
             f"| {count} | {ours:.1f} | {plain:.0f} | {plain / ours:.1f} | {used:.0f} | "
