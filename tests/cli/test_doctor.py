@@ -12,8 +12,11 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from unblemish.doctor import examination, examine, probes
+from unblemish.doctor import examination, examine, kernel_probes, probes
 from unblemish.doctor.packages import PACKAGES
+from unblemish.kernels import Kernels, default_kernels
+from unblemish.kernels.fallback import NumpyKernels
+from unblemish.kernels.reference import ReferenceKernels
 
 Command = Callable[..., Any]
 
@@ -62,6 +65,39 @@ def test_doctor_exits_with_2_when_a_needed_part_is_absent(
 def test_probe_fails_for_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "_BORDER", 25.0)
     assert "wrong numbers" in (probes.probe_backend("onnxruntime") or "")
+
+
+def test_doctor_names_the_kernels_and_their_instruction_set(run: Command) -> None:
+    kernels = default_kernels()
+    (found,) = json.loads(run("doctor", "--json").out)["kernels"]
+    assert (found["part"], found["state"]) == (kernels.name, "works")
+    expected = f"{kernels.instruction_set} (of" if kernels.name == "cpu" else "not compiled"
+    assert expected in found["detail"]
+
+
+@pytest.mark.parametrize("kernels", [NumpyKernels(), ReferenceKernels()])
+def test_probes_of_kernels_agree_with_numpy_and_float64(kernels: Kernels) -> None:
+    assert all(probe(kernels) for probe in kernel_probes.PROBES.values())
+
+
+def test_doctor_names_the_kernels_that_give_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(self: Any, n: Any, weight: Any, *, gradient: Any, value: Any) -> None:
+        gradient += 1
+
+    monkeypatch.setattr(type(default_kernels()), "total_variation", off)
+    (found,) = examine().groups["kernels"]
+    assert (found.state, found.detail) == ("broken", "wrong numbers from total_variation")
+
+
+def test_doctor_survives_kernels_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise AttributeError("no attribute 'mahalanobis'")
+
+    monkeypatch.setattr(type(default_kernels()), "mahalanobis", missing)
+    (found,) = examine().groups["kernels"]
+    assert found.state == "broken"
+    assert "no attribute 'mahalanobis'" in found.detail
+    assert not examine().healthy
 
 
 def test_doctor_knows_the_packages_of_the_install_and_no_others() -> None:

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from unblemish import __version__
 from unblemish.cores import available_cores
+from unblemish.doctor.kernel_probes import probe_kernels
 from unblemish.doctor.packages import PACKAGES, Package, installed_version
 from unblemish.doctor.probes import (
     probe_backend,
-    probe_kernels,
     probe_provider,
     probe_video,
 )
@@ -105,10 +105,10 @@ def _kernels() -> Finding:
         advice = "Install unblemish again, and report this with the output of: unblemish doctor"
         return Finding(name, "broken", reason, advice, needed=True)
     if name == "cpu":
-        from unblemish.kernels.cpu import CpuKernels
+        from unblemish.kernels.cpu import CpuKernels, instruction_sets
 
-        kernels = CpuKernels()
-        detail = f"compiled, {kernels.instruction_set}, {kernels.threads} threads"
+        kernels, sets = CpuKernels(), ", ".join(instruction_sets())
+        detail = f"compiled, {kernels.instruction_set} (of {sets}), {kernels.threads} threads"
         return Finding("cpu", "works", detail, needed=True)
     return Finding(name, "works", "not compiled", _COMPILER, needed=True)
 

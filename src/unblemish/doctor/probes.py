@@ -51,23 +51,6 @@ def probe_provider(name: str) -> str | None:
         return f"{type(error).__name__}: {error}"
 
 
-def probe_kernels() -> tuple[str, str | None]:
-    """Name of the kernels in use, and None where they work, else the reason."""
-    from unblemish.kernels import default_kernels
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        kernels = default_kernels()
-    x, g = np.zeros((1, 1, 1, 2), np.float32), np.array([[[[1.0, 0.1]]]], np.float32)
-    mask, cotangent = np.empty_like(x), np.empty_like(x)
-    objective = np.empty(1, np.float64)
-    one = np.ones(1, np.float32)
-    kernels.rgi_closed_form(x, g, one, one, mask=mask, cotangent=cotangent, objective=objective)
-    # lambda = 1: r = 1 is beyond the threshold (mask 1/2, cotangent 1/2), r = 0.1 within (0, 0.2).
-    right = np.allclose(mask, [[[[0.5, 0.0]]]]) and np.allclose(cotangent, [[[[0.5, 0.2]]]])
-    return kernels.name, None if right else "they give wrong numbers"
-
-
 def _graph() -> AbstractContextManager[Path]:
     return resources.as_file(resources.files("unblemish.doctor").joinpath(_GRAPH))
 
