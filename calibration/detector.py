@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.calibration.defects import SyntheticDefect
+from unblemish.calibration.race import FIRST
+from unblemish.calibration.refinement import choose_weights
 from unblemish.errors import CalibrationError, ConfigError
 from unblemish.runtime.inspector import Inspector
 from unblemish.runtime.methods.outline import LARGEST, LARGEST_REFINED
@@ -27,13 +29,13 @@ def prepare_detector(
     bundle: Bundle,
     search: object,
     normals: Iterable[NDArray[Any]],
-    samples: Iterable[SyntheticDefect],
+    samples: Sequence[SyntheticDefect],
     progress: Progress,
 ) -> tuple[Bundle, float, tuple[float, ...]]:
-    """Learn the usual peak of normal frames, and what scores to expect.
+    """Learn how high normal frames reach, F2PAD's weights, and what scores to expect.
 
     The searcher, an `Inspector`, goes on with the bundle returned.
-    Returns: the bundle with `normal_peak`, in memory alone; the range of the scores; the grid of
+    Returns: the bundle with what was learned, in memory alone; the range of the scores; the grid of
         the one scalar that the tuner chooses, `outline_onset` (a single one for the plain map).
     Raises: CalibrationError where no normal frame gives a finite map.
     """
@@ -43,10 +45,7 @@ def prepare_detector(
     for frame in normals:
         surveys.append(search.survey(frame))
         progress("detector", None)
-    peaks, levels, colours = (
-        np.array([getattr(survey, name) for survey in surveys])
-        for name in ("peak", "level", "colour")
-    )
+    peaks, levels = (np.array([getattr(s, name) for s in surveys]) for name in ("peak", "level"))
     finite = np.isfinite(peaks)
     if not finite.any():
         raise CalibrationError("the detector gives no finite score on any normal image. Fit again.")
@@ -58,7 +57,12 @@ def prepare_detector(
             "normal_peak": usual,
             "mask_threshold": float(np.median(peaks[finite])),
             "cell_level": float(np.median(levels[finite])) or None,
-            "colour_level": _COLOUR_MARGIN * float(colours[finite].max()) or None,
+            "mixtures": tuple(
+                mixture.model_copy(update={"level": _COLOUR_MARGIN * max(reached) or None})
+                for mixture, *reached in zip(
+                    record.mixtures, *(survey.colours for survey in surveys), strict=True
+                )
+            ),
         }
     )
     opened = Bundle(bundle.path, bundle.manifest.model_copy(update={"detector": changed}))
@@ -66,8 +70,9 @@ def prepare_detector(
     if search.refine == "initial":
         return opened, bundle.manifest.f2pad.outline_floor + LARGEST, _ONSETS
     if search.refine == "f2pad":
+        opened = choose_weights(opened, search, samples, lambda: progress("weights", None))
         return opened, bundle.manifest.f2pad.outline_floor + LARGEST_REFINED, _ONSETS
     highest = max(
-        search.search(s.image).evidence or 0.0 for s, _ in zip(samples, range(8), strict=False)
+        search.search(samples[i].image).evidence or 0.0 for i in range(min(FIRST, len(samples)))
     )
     return opened, _MARGIN * max(highest, usual), (1.0,)

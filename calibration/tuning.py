@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.calibration.defects import SyntheticDefect
+from unblemish.calibration.race import FIRST, race
 from unblemish.errors import CalibrationError
 from unblemish.runtime.decision import smooth
 
@@ -22,8 +23,6 @@ ScoreOf = Callable[[NDArray[Any], float], NDArray[np.float32]]
 
 SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0)  # px of frames up to 400 px
 _LEVELS = 160
-_FIRST = 8  # images on which every lambda is tried: each shape with each fill once
-_STANDARD_ERRORS = 2.0  # a lambda is given up where it is worse than the best by more
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class Tuner:
         step = (max(grid) / min(grid)) ** (1 / max(1, len(grid) - 1))
         for exponent in (0.5, 0.25):
             near = [best * step**-exponent, best, best * step**exponent]
-            best = self._race(near, first=min(len(self.samples), 2 * _FIRST))
+            best = self._race(near, first=2 * FIRST)
         trials = tuple(self.trial(lam) for lam in sorted(self._curves))
         chosen = self.trial(best)
         if chosen.dice <= 0:
@@ -160,27 +159,12 @@ class Tuner:
         """Best common smoothing and threshold of one lambda over the images it has seen."""
         return best_trial(lam, self._curves[lam], self.levels, self.sigmas)
 
-    def _race(self, lams: Sequence[float], first: int = _FIRST) -> float:
-        alive = list(lams)
-        count = min(first, len(self.samples))
-        while True:
-            for lam in alive:
-                self._extend(lam, count)
-            alive = self._survivors(alive, count)
-            if len(alive) == 1 or count == len(self.samples):
-                return max(alive, key=lambda lam: self._dices(lam, count).mean())
-            count = min(2 * count, len(self.samples))
+    def _race(self, lams: Sequence[float], first: int = FIRST) -> float:
+        def dices(lam: float, count: int) -> NDArray[np.float64]:
+            self._extend(lam, count)
+            return self._dices(lam, count)
 
-    def _survivors(self, lams: Sequence[float], count: int) -> list[float]:
-        """Those not worse than the best by more than two standard errors of the difference."""
-        dices = {lam: self._dices(lam, count) for lam in lams}
-        best = max(lams, key=lambda lam: dices[lam].mean())
-
-        def may_win(lam: float) -> bool:
-            gap = dices[best] - dices[lam]
-            return bool(gap.mean() <= _STANDARD_ERRORS * gap.std() / np.sqrt(count))
-
-        return [lam for lam in lams if lam == best or may_win(lam)]
+        return race(lams, dices, len(self.samples), first)
 
     def _dices(self, lam: float, count: int) -> NDArray[np.float64]:
         curves = np.stack(self._curves[lam][:count])

@@ -22,7 +22,8 @@ from unblemish.runtime.initial import wide_median
 from unblemish.runtime.inpainting import Inpainter, load_inpainter
 from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.methods.colour import colour_maps
-from unblemish.runtime.methods.f2pad import F2pad, prior_of
+from unblemish.runtime.methods.decomposition import in_units
+from unblemish.runtime.methods.f2pad import F2pad
 from unblemish.runtime.methods.outline import outline_score, refined_score, relative_map
 from unblemish.runtime.methods.refined import Refined, unrefined
 from unblemish.runtime.options import DETECTOR_REFINEMENTS, SearchOptions, check_refine
@@ -48,12 +49,12 @@ class Survey:
 
     Args:
         peak: of the detector's map. level: squared distance that 1 in 20 cells exceeds.
-        colour: largest of `colour_maps`, 0 without a pixel prior.
+        colours: largest of `colour_maps`, one per mixture.
     """
 
     peak: float
     level: float
-    colour: float
+    colours: tuple[float, ...]
 
 
 class FeatureSearch:
@@ -123,15 +124,13 @@ class FeatureSearch:
     def survey(self, frame: Any) -> Survey:
         """What calibration learns of a normal frame."""
         job = self._prepare(frame)
-        cells = self._detector.cells(job.images)
-        maps = self._detector.plain(job.images)
-        record, preprocess = self._detector.record, self.bundle.manifest.preprocess
-        prior = prior_of(record, self.bundle.manifest.f2pad)
-        colours = None if prior is None else colour_maps(job.images, prior, preprocess)
+        cells = np.concatenate([self._detector.cells(image[None]) for image in job.images])
+        size, preprocess = job.images.shape[2:], self.bundle.manifest.preprocess
+        priors = [in_units(mixture) for mixture in self._detector.record.mixtures]
         return Survey(
-            float(maps.max()),
+            max(float(self._detector.map_of(one, *size).max()) for one in cells),
             float(np.quantile(cells, _USUAL)),
-            0.0 if colours is None else float(colours.max()),
+            tuple(float(colour_maps(job.images, p, preprocess).max()) for p in priors),
         )
 
     def reserve(self, pixels: int, seconds: float) -> None:

@@ -79,17 +79,25 @@ class CflowFitter:
         self._grids = grids
 
     def finish(self, advance: Advance | None = None) -> Fitted:
-        """Train: `flows` of every map, and `typical` (maps,) float32 of the statistics.
+        """Train: `flows` of every map, and `typical` of the statistics.
+
+        `typical` (cells of all maps,) float32: the log-density per channel that is usual at every
+        place, map behind map, each row by row.
 
         Raises: CalibrationError where there were fewer than two images, or training failed.
         """
-        from unblemish.calibration.features.flow_training import train, typical, whiten
+        from unblemish.calibration.features.flow_training import (
+            train,
+            typical,
+            typical_places,
+            whiten,
+        )
         from unblemish.export.models.flow import ConditionalFlow
 
         check_images(self._images, "CFLOW-AD")
         apart = self._apart()
         until = None if self._minutes is None else time.monotonic() + 60 * self._minutes
-        flows, usual = [], []
+        flows, usual, places, everything = [], [], [], np.arange(self._images)
         for number, (grid, held) in enumerate(zip(self._grids, self._rows, strict=True)):
             rows, (channels, _) = held.array(), self._maps[number]
             flow = ConditionalFlow(channels, grid, blocks=self._blocks, seed=self._seed + number)
@@ -98,10 +106,13 @@ class CflowFitter:
                 flow, rows, self._training, apart=apart, seconds=self._time(number, until),
                 step=_teller(advance, number, len(self._maps)),
             )  # fmt: skip
-            usual.append(typical(flow, rows, np.arange(self._images) if apart is None else apart))
+            usual.append(typical(flow, rows, everything if apart is None else apart))
+            # Images trained on look likelier than others; where they differ by place does not.
+            own = typical_places(flow, rows, everything)
+            places.append(own.ravel() + np.float32(usual[-1] - np.median(own)))
             flows.append(flow.requires_grad_(False))
         self.flows = tuple(flows)
-        statistics = {"typical": np.array(usual, np.float32)}
+        statistics = {"typical": np.concatenate(places)}
         return Fitted(statistics, self._facts(usual, 0 if apart is None else len(apart)))
 
     def close(self) -> None:

@@ -26,14 +26,14 @@ class FlowMap:
         first, stop: its channels in a feature vector.
         times: finest cells per cell of the map, along a side.
         columns: of the finest cells of a model image.
-        typical: log-likelihood per channel of a usual normal cell.
+        typical: (cells of the map,) log-likelihood per channel that is usual at every place.
     """
 
     first: int
     stop: int
     times: int
     columns: int
-    typical: float
+    typical: Float
 
     def places(self, cells: NDArray[np.int32]) -> tuple[Numbers, Numbers]:
         """Row and column in the map of finest cells by number."""
@@ -47,24 +47,26 @@ class _Group:
 
     Args:
         one: (G,) index of one finest cell of each. of: (n,) which one every finest cell lies in.
-        row, column: (G,) int64 place in the map.
+        row, column: (G,) int64 place in the map. typical: (G,) of these places.
     """
 
     one: Numbers
     of: Numbers
     row: NDArray[np.int64]
     column: NDArray[np.int64]
+    typical: Float
 
 
 @dataclass(frozen=True)
 class Cflow:
-    """s = sum over maps k of log(1 + exp(t_k - l_k)), l_k = log p_k(f_k | place) / c_k.
+    """s = sum over maps k of log(1 + exp(t_k(place) - l_k)), l_k = log p_k(f_k | place) / c_k.
 
     This is eq. (6) with its sign turned: log(p / (1 + p)) grows with p, and what F2PAD minimises
     must fall with it. Taken per channel, as the method is trained, and with p in units of what is
-    usual for normal cells, t_k = `typical`: the unit of a density is that of the features, so that
-    a map of small features would else be all likely and say nothing. s is 0.69 per map where a
-    cell is as likely as usual, and grows as t_k - l_k where it is not.
+    usual for normal cells at the place, t_k = `typical`: the unit of a density is that of the
+    features, so that a map of small features would else be all likely and say nothing; and cells
+    at the border, which see the network's padding, would be the least likely of every image. s is
+    0.69 per map where a cell is as likely as usual, and grows as t_k - l_k where it is not.
 
     Maps coarser than the finest are repeated on its cells, in the features and in the score.
 
@@ -106,8 +108,8 @@ class Cflow:
             found = self.plain.run(feeds)
             out[part] = 0
             for k, (m, g) in enumerate(zip(self.maps, groups, strict=True)):
-                score = np.logaddexp(0, m.typical - found[f"likelihood_{k}"])
-                out[part] += score.reshape(len(block), -1)[:, g.of]
+                below = g.typical - found[f"likelihood_{k}"].reshape(len(block), -1)
+                out[part] += np.logaddexp(np.float32(0), below)[:, g.of]
         return out
 
     def scorer(self, features: Float, cells: Cells) -> CellScorer:
@@ -141,7 +143,7 @@ class CflowScorer:
         found = self.pair.forward(feeds)
         total, slopes = np.zeros(len(self.counted), np.float32), {}
         for k, (m, g) in enumerate(zip(self.maps, self.groups, strict=True)):
-            below = np.float32(m.typical) - found[f"likelihood_{k}"]
+            below = g.typical - found[f"likelihood_{k}"]
             total += np.logaddexp(np.float32(0), below)[g.of]
             slopes[f"likelihood_{k}"] = -_sigmoid(below)
         gradients = self.pair.backward(slopes)
@@ -159,9 +161,9 @@ def _group(one: FlowMap, cells: Cells, item: Numbers) -> _Group:
     # Rows are counted on, item by item, so that the cells of two items never meet.
     key = (item * (row.max(initial=0) + 1) + row) * width + column
     _, first, of = np.unique(key, return_index=True, return_inverse=True)
-    return _Group(
-        first, of.reshape(-1), row[first].astype(np.int64), column[first].astype(np.int64)
-    )
+    own_row, own_column = row[first].astype(np.int64), column[first].astype(np.int64)
+    usual = one.typical[own_row * width + own_column]
+    return _Group(first, of.reshape(-1), own_row, own_column, usual)
 
 
 def _parts(items: int, cells: int) -> Iterator[slice]:
@@ -182,15 +184,21 @@ def _sigmoid(x: Float) -> Float:
 
 
 def flow_maps(
-    shapes: Sequence[tuple[int, int]], stride: int, columns: int, typical: Sequence[float]
+    shapes: Sequence[tuple[int, int]], stride: int, rows: int, columns: int, typical: Float
 ) -> tuple[FlowMap, ...]:
     """The maps of feature vectors whose layers follow each other.
 
     Args:
-        shapes: (channels, stride) of every layer. stride, columns: of the finest cells.
+        shapes: (channels, stride) of every layer. stride, rows, columns: of the finest cells.
+        typical: (cells of all maps,), map behind map.
+    Raises: ShapeError where `typical` is not as long.
     """
-    maps, first = [], 0
-    for (channels, own), usual in zip(shapes, typical, strict=True):
-        maps.append(FlowMap(first, first + channels, own // stride, columns, float(usual)))
-        first += channels
+    maps, first, begin = [], 0, 0
+    for channels, own in shapes:
+        times = own // stride
+        end = begin + (rows // times) * (columns // times)
+        maps.append(FlowMap(first, first + channels, times, columns, typical[begin:end]))
+        first, begin = first + channels, end
+    if typical.shape != (begin,):
+        raise ShapeError(f"the maps have {begin} places; 'typical' has shape {typical.shape}.")
     return tuple(maps)

@@ -10,7 +10,7 @@ import numpy as np
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import Detector as Record
-from unblemish.errors import BundleError
+from unblemish.errors import BundleError, ShapeError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.detectors.cflow import Cflow, flow_maps
@@ -54,12 +54,12 @@ class Detector:
         return np.maximum(self.model.scores(self.features(images)), np.float32(0))
 
     def _maps(self, images: Float) -> Float:
-        distances = np.sqrt(self.cells(images))
         height, width = images.shape[2:]
-        return np.stack([self._map(one, height, width) for one in distances])
+        return np.stack([self.map_of(one, height, width) for one in self.cells(images)])
 
-    def _map(self, distances: Float, height: int, width: int) -> Float:
-        large = cv2.resize(distances, (width, height), interpolation=cv2.INTER_LINEAR)
+    def map_of(self, cells: Float, height: int, width: int) -> Float:
+        """The anomaly map (H, W) of squared distances (h, w) of cells; see `plain`."""
+        large = cv2.resize(np.sqrt(cells), (width, height), interpolation=cv2.INTER_LINEAR)
         sigma = self.record.smoothing_sigma
         return np.asarray(cv2.GaussianBlur(large, (0, 0), sigma) if sigma else large, np.float32)
 
@@ -119,15 +119,20 @@ def _patchcore(bundle: Bundle, record: Record, kernels: Kernels, backend: Backen
 
 def _cflow(bundle: Bundle, record: Record, kernels: Kernels, backend: Backend) -> CellModel:
     typical, p = _array(bundle, record, "typical"), bundle.manifest.preprocess
-    maps = [(one.channels, one.stride) for one in record.maps]
-    fits = typical.shape == (len(maps),) and sum(c for c, _ in maps) == record.channels
-    if not maps or not fits or any(s % record.stride for _, s in maps):
+    shapes = [(one.channels, one.stride) for one in record.maps]
+    rows, columns = p.height // record.stride, p.width // record.stride
+    fits = bool(shapes) and sum(c for c, _ in shapes) == record.channels
+    if not fits or any(s % record.stride for _, s in shapes):
         raise BundleError(f"bundle {bundle.path}: CFLOW-AD's maps do not fit each other.")
+    try:
+        maps = flow_maps(shapes, record.stride, rows, columns, typical)
+    except ShapeError as error:
+        raise BundleError(f"bundle {bundle.path}: {error} Fit it again.") from error
     return Cflow(
         backend.program(str(bundle.graph("flow"))),
         backend.pair(str(bundle.graph("flow_forward")), str(bundle.graph("flow_backward"))),
-        flow_maps(maps, record.stride, p.width // record.stride, [float(t) for t in typical]),
-        p.height // record.stride,
+        maps,
+        rows,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.bundle.manifest import Mixture
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.detectors.crops import CropScores
 from unblemish.runtime.solvers.protocol import Double, Evaluation, Float, Index, Variables
@@ -60,10 +60,15 @@ class View:
 
 @dataclass(frozen=True)
 class Prior:
-    """Gaussians of normal pixels, in units: means (Q, C), precisions (Q, C, C). See eq. (10)."""
+    """Gaussians of normal pixels, in units: means (Q, C), precisions (Q, C, C). See eq. (10).
+
+    Args:
+        level: squared distance that no normal frame's colours reach, where it is known.
+    """
 
     means: Float
     precisions: Float
+    level: float | None = None
 
     def distances(self, x: Float) -> Float:
         """Squared distance of every pixel of x (C, H, W) to the nearest Gaussian, (H, W)."""
@@ -175,10 +180,10 @@ class Decomposition:
         return self._taken
 
 
-def in_units(mixture: tuple[Sequence[Sequence[float]], Sequence[object]], unit: float) -> Prior:
+def in_units(mixture: Mixture, unit: float = 1.0) -> Prior:
     """A mixture given in [0, 1] intensity, in units."""
-    means, precisions = mixture
     return Prior(
-        np.ascontiguousarray(np.array(means, np.float32) / np.float32(unit)),
-        np.ascontiguousarray(np.array(precisions, np.float32) * np.float32(unit * unit)),
+        np.ascontiguousarray(np.array(mixture.means, np.float32) / np.float32(unit)),
+        np.ascontiguousarray(np.array(mixture.precisions, np.float32) * np.float32(unit * unit)),
+        mixture.level,
     )

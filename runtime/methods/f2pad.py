@@ -153,10 +153,9 @@ class F2pad:
     def _initial(self, maps: Float, images: Float, shape: tuple[int, ...]) -> _Initial:
         """Threshold, in each part at least at a share of its own peak; then dilate, model px."""
         strange = maps / np.float32(self._threshold)
-        level = self._record.colour_level
-        if self._plan.choose and self._colours is not None and level:
+        if self._plan.choose and self._colours is not None and self._colours.level:
             colours = colour_maps(images, self._colours, self._preprocess)
-            strange = np.maximum(strange, colours / np.float32(level))
+            strange = np.maximum(strange, colours / np.float32(self._colours.level))
         above = strange > 1
         if self._plan.peak_share:
             above = np.stack([
@@ -294,7 +293,7 @@ def prior_of(record: Record, settings: F2padSettings, unit: float = 1.0) -> Prio
     if not record.mixtures:
         return None
     chosen = record.mixtures[min(settings.components, len(record.mixtures) - 1)]
-    return in_units((chosen.means, chosen.precisions), unit)
+    return in_units(chosen, unit)
 
 
 class _Canvas:

@@ -4,11 +4,12 @@ Minimising eq. (12) pixel by pixel takes hundreds of steps, most of which move p
 anomalous at all. Here n is the frame, filled from its border inside a mask m, and a is not zero
 exactly on m. So l_a is the number of flagged pixels, and
 
-    J(m) = sum over cells of max(s(n_m) / s_95 - 1/2, 0) + beta |m|
+    J(m) = sum over cells of max(s(n_m) / s_95 - 1/2, 0) + beta (|m| + 4 sum outside m of o)
 
-is compared over candidates for m and the empty mask, by one batch of forward passes, then over
-the neighbours of the best one as long as that pays. What the best mask lowers J by says, without
-labels, whether it is to be trusted.
+with o in [0, 1] how much rarer a pixel's colour is than those of normal parts (the pixel prior's
+share: n agrees with x there), is compared over candidates for m and the empty mask, by one batch of
+forward passes, then over the neighbours of the best one as long as that pays. What the best mask
+lowers J by says, without labels, whether it is to be trusted.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ Bool = NDArray[np.bool_]
 _HINGE = 0.5  # of the usual level of cells: scores below say nothing
 _CELL = 16  # model px that J counts as one cell, whatever the detector's stride
 _PIXELS = 2 * 224 * 224  # model px of a batch of forward passes
+_ODD = 4.0  # beta that a pixel of a colour that no normal part has costs unless it is flagged
 _ROUNDS = 3  # of going on from the best mask to its neighbours
 
 
@@ -75,6 +77,7 @@ class _Comparison:
         cells: scores of the crop. view: from the window to it.
         x: (C, h, w) the window in [0, 1]. unit: intensity that the view counts as 1.
         area: model px per pixel. weight, hinge: of the score of a cell. beta: of a pixel.
+        odd: (h, w) in [0, 1], how much rarer the colours are than those of normal parts.
     """
 
     cells: CropCells
@@ -85,6 +88,7 @@ class _Comparison:
     weight: float
     hinge: float
     beta: float
+    odd: Float
 
     def nothing(self) -> Choice:
         """The empty mask."""
@@ -115,7 +119,8 @@ class _Comparison:
         excess = self.cells.scores(np.concatenate(features)) - np.float32(self.hinge)
         total = np.maximum(excess, 0).sum(axis=1, dtype=np.float64) * self.weight
         flagged = np.array([int(mask.sum()) for mask in masks])
-        return np.asarray(total + self.beta * flagged, np.float64)
+        left = np.array([float(self.odd[~mask].sum()) for mask in masks])
+        return np.asarray(total + self.beta * (flagged + _ODD * left), np.float64)
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,14 @@ class RegionChoice:
             self.detector.record.stride**2 / (_CELL * level),
             _HINGE * level,
             self.settings.beta * area,
+            self._odd(batch.x[row] * np.float32(self.settings.unit)),
         )  # fmt: skip
+
+    def _odd(self, x: Float) -> Float:
+        if self.prior is None or self.prior.level is None:
+            return np.zeros(x.shape[1:], np.float32)
+        excess = self.prior.distances(x) / np.float32(self.prior.level) - 1
+        return np.asarray(np.clip(excess, 0, 1), np.float32)
 
     def _solved(self, frame: Frame, batch: Batch, row: int, choice: Choice | None) -> Solved:
         region, x = batch.regions[row], batch.x[row]

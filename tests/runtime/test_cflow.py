@@ -17,7 +17,8 @@ from unblemish.runtime.detectors.cflow import Cflow, flow_maps
 ROWS, COLUMNS = 8, 12  # of the finest cells
 SHAPES = ((6, 4), (5, 8), (4, 16))  # channels and stride of every map: 1, 2 and 4 cells a side
 CHANNELS = sum(channels for channels, _ in SHAPES)
-TYPICAL = (-1.5, -0.5, -2.0)
+PLACES = sum((ROWS * 4 // stride) * (COLUMNS * 4 // stride) for _, stride in SHAPES)
+TYPICAL = np.random.default_rng(9).uniform(-2, 0, PLACES).astype(np.float32)
 CLOSE = 1e-3  # float32 through three couplings, whose scales reach exp(5)
 
 
@@ -36,7 +37,7 @@ def model(flows: list[Any], tmp_path: Path) -> Cflow:
         paths[role] = str(tmp_path / f"{role}.onnx")
         onnx.save(graph, paths[role])
     engine = OrtBackend(1)
-    maps = flow_maps(SHAPES, 4, COLUMNS, TYPICAL)
+    maps = flow_maps(SHAPES, 4, ROWS, COLUMNS, TYPICAL)
     pair = engine.pair(paths["flow_forward"], paths["flow_backward"])
     return Cflow(engine.program(paths["flow"]), pair, maps, ROWS)
 
@@ -59,14 +60,15 @@ def by_torch(flows: list[Any], found: np.ndarray) -> tuple[np.ndarray, np.ndarra
     x = torch.from_numpy(found).double().requires_grad_()
     total: Any = torch.zeros(found.shape[:3], dtype=torch.float64)
     row, column = np.mgrid[:ROWS, :COLUMNS]
-    first = 0
-    for flow, (channels, stride), typical in zip(flows, SHAPES, TYPICAL, strict=True):
+    first, begin = 0, 0
+    for flow, (channels, stride) in zip(flows, SHAPES, strict=True):
         times = stride // 4
         r, c = (torch.from_numpy((a // times).ravel()).repeat(len(found)) for a in (row, column))
         own = x[:, :, :, first : first + channels].reshape(-1, channels)
-        below = typical - flow.double()(own, r, c)
+        usual = torch.from_numpy(TYPICAL[begin : begin + flow.grid[0] * flow.grid[1]]).double()
+        below = usual[r * flow.grid[1] + c] - flow.double()(own, r, c)
         total = total + torch.nn.functional.softplus(below).reshape(total.shape)
-        first += channels
+        first, begin = first + channels, begin + len(usual)
     (slope,) = torch.autograd.grad(total.sum(), x)
     return total.detach().numpy(), slope.numpy()
 
@@ -154,6 +156,11 @@ def test_score_grows_without_bound_and_never_falls_below_zero(model: Cflow) -> N
     assert near.min() >= 0
     assert np.isfinite(away).all()
     assert away.min() > near.max()
+
+
+def test_typical_of_other_maps_is_refused() -> None:
+    with pytest.raises(ShapeError, match=f"{PLACES} places"):
+        flow_maps(SHAPES, 4, ROWS, COLUMNS, TYPICAL[:3])
 
 
 def test_features_of_another_size_are_refused(model: Cflow) -> None:

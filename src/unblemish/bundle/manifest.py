@@ -124,6 +124,9 @@ class Mixture(_Record):
     means: tuple[tuple[float, ...], ...]
     precisions: tuple[tuple[tuple[float, ...], ...], ...]
     weights: tuple[float, ...] = Field(description="shares of the pixels; eq. 10 leaves them out")
+    level: Positive | None = Field(
+        None, description="squared distance that no normal frame's colours reach; by calibration"
+    )
 
 
 class FeatureMap(_Record):
@@ -162,9 +165,6 @@ class Detector(_Record):
     )
     normal_peak: Positive | None = Field(
         None, description="largest value of the plain map usual in normal frames; by calibration"
-    )
-    colour_level: Positive | None = Field(
-        None, description="largest distance of a colour, eq. 10, in normal frames; by calibration"
     )
 
 

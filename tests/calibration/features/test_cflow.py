@@ -11,7 +11,13 @@ import torch
 
 from unblemish.calibration.features import flow_training
 from unblemish.calibration.features.cflow import CflowFitter
-from unblemish.calibration.features.flow_training import Training, train, typical, whiten
+from unblemish.calibration.features.flow_training import (
+    Training,
+    train,
+    typical,
+    typical_places,
+    whiten,
+)
 from unblemish.errors import CalibrationError, ConfigError
 from unblemish.export.models.flow import ConditionalFlow
 
@@ -113,6 +119,31 @@ def test_typical_is_the_median_of_the_images_named() -> None:
     assert typical(flow, rows, named) == pytest.approx(float(np.median(want)), abs=1e-5)
 
 
+def test_typical_places_are_medians_of_each_place() -> None:
+    images = texture(9)
+    images[:, 0, 3] *= 3  # a place that is odd in every image
+    rows = images.reshape(-1, 6)
+    flow = ConditionalFlow(6, GRID)
+    whiten(flow, rows)
+    found = typical_places(flow, rows, np.arange(9))
+    d = (rows - flow.mean.numpy()) @ flow.whitening.numpy().T
+    logdet = np.log(np.diag(flow.whitening.numpy())).sum()
+    each = (logdet - 0.5 * (d**2).sum(axis=1)) / 6 - 0.5 * math.log(2 * math.pi)
+    want = np.median(each.reshape(9, *GRID), axis=0)
+    np.testing.assert_allclose(found, want, atol=1e-4)
+    assert found[0, 3] == found.min()
+
+
+def test_typical_of_the_bundle_has_the_median_of_images_kept_apart() -> None:
+    fitter = CflowFitter(MAPS, blocks=3, training=SHORT)
+    fitter.update(maps_of(20))
+    done = fitter.finish()
+    stated = dict(done.facts)["log-likelihood per channel"]
+    usual = done.statistics["typical"]
+    halves = (np.median(usual[:48]), np.median(usual[48:]))
+    assert stated.startswith(", ".join(f"{value:.2f}" for value in halves))
+
+
 def test_fitter_learns_every_map_at_its_own_cells() -> None:
     fitter = fitted(maps_of(10))
     assert [flow.grid for flow in fitter.flows] == [(6, 8), (3, 4)]
@@ -127,7 +158,7 @@ def test_fitter_states_typical_and_facts() -> None:
     done = fitter.finish()
     usual = done.statistics["typical"]
     assert usual.dtype == np.float32
-    assert usual.shape == (2,)
+    assert usual.shape == (6 * 8 + 3 * 4,)
     facts = dict(done.facts)
     assert facts["flows"] == "3 couplings each, for maps 6x8 of 6 channels, 3x4 of 4 channels"
     assert "on 1 images kept apart" in facts["log-likelihood per channel"]

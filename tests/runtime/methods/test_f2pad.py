@@ -53,7 +53,7 @@ def dice(mask: Bool, truth: Bool) -> float:
     return float(2 * (mask & truth).sum() / max(int(mask.sum() + truth.sum()), 1))
 
 
-def with_levels(tiny: Any, **levels: float) -> Any:
+def with_levels(tiny: Any, **levels: Any) -> Any:
     """As calibration would leave it."""
     record = tiny.detector.record.model_copy(update=levels)
     manifest = tiny.bundle.manifest.model_copy(update={"detector": record})
@@ -226,7 +226,8 @@ def test_rare_colours_are_searched_where_the_detector_sees_nothing(make_tiny: Ma
     inputs = tiny.inputs(frame)
     blind = 10 * float(inputs[2].max())
     assert not refiner(tiny, threshold=blind).refine(*inputs).free.any()
-    tiny = with_levels(tiny, colour_level=20.0)
+    (mixture,) = tiny.detector.record.mixtures
+    tiny = with_levels(tiny, mixtures=(mixture.model_copy(update={"level": 20.0}),))
     found = refiner(tiny, threshold=blind).refine(*inputs)
     assert found.free[truth].all()
     assert found.strange[truth].min() > 1

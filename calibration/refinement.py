@@ -1,0 +1,71 @@
+"""Choose F2PAD's weights on synthetic defects: what a flagged pixel costs, and the pixel prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.bundle import Bundle
+from unblemish.calibration.defects import SyntheticDefect
+from unblemish.calibration.metrics import dice
+from unblemish.calibration.race import race
+from unblemish.runtime.inspector import Inspector
+
+_BETAS = (0.025, 0.05, 0.1, 0.2)
+
+
+def choose_weights(
+    bundle: Bundle,
+    inspector: Inspector,
+    samples: Sequence[SyntheticDefect],
+    progress: Callable[[], None],
+) -> Bundle:
+    """Race beta, then the number of Gaussians with it, by the mean Dice of the refined masks.
+
+    The inspector, opened with refine='f2pad', is left with the bundle returned.
+    Args:
+        bundle: with the levels of normal frames. progress: called after every search.
+    Returns: the bundle with `beta` and `components`, in memory alone.
+    """
+    bundle = _best(bundle, "beta", _BETAS, inspector, samples, progress)
+    detector = bundle.manifest.detector
+    mixtures = range(len(detector.mixtures)) if detector is not None else range(0)
+    if len(mixtures) > 1:
+        bundle = _best(bundle, "components", mixtures, inspector, samples, progress)
+    inspector.adopt(bundle)
+    return bundle
+
+
+def _best(
+    bundle: Bundle,
+    name: str,
+    values: Sequence[float],
+    inspector: Inspector,
+    samples: Sequence[SyntheticDefect],
+    progress: Callable[[], None],
+) -> Bundle:
+    options = {value: _with(bundle, **{name: value}) for value in values}
+    found: dict[float, list[float]] = {value: [] for value in values}
+
+    def dices(value: float, count: int) -> NDArray[np.float64]:
+        inspector.adopt(options[value])
+        for index in range(len(found[value]), count):
+            sample = samples[index]
+            found[value].append(_dice(inspector, sample))
+            progress()
+        return np.array(found[value])
+
+    return options[race(values, dices, len(samples))]
+
+
+def _dice(inspector: Inspector, sample: SyntheticDefect) -> float:
+    value = dice(inspector.search(sample.image).mask > 0, sample.mask)
+    return 0.0 if value is None else value
+
+
+def _with(bundle: Bundle, **changes: Any) -> Bundle:
+    settings = bundle.manifest.f2pad.model_copy(update=changes)
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"f2pad": settings}))
