@@ -107,7 +107,7 @@ class Cflow:
                 feeds |= _feeds(k, own, np.tile(g.row, len(block)), np.tile(g.column, len(block)))
             found = self.plain.run(feeds)
             out[part] = 0
-            for k, (m, g) in enumerate(zip(self.maps, groups, strict=True)):
+            for k, g in enumerate(groups):
                 below = g.typical - found[f"likelihood_{k}"].reshape(len(block), -1)
                 out[part] += np.logaddexp(np.float32(0), below)[:, g.of]
         return out
@@ -142,7 +142,7 @@ class CflowScorer:
             feeds |= _feeds(k, own, g.row, g.column)
         found = self.pair.forward(feeds)
         total, slopes = np.zeros(len(self.counted), np.float32), {}
-        for k, (m, g) in enumerate(zip(self.maps, self.groups, strict=True)):
+        for k, g in enumerate(self.groups):
             below = g.typical - found[f"likelihood_{k}"]
             total += np.logaddexp(np.float32(0), below)[g.of]
             slopes[f"likelihood_{k}"] = -_sigmoid(below)
