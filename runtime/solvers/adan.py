@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.solvers.protocol import Bool, Double, Float, Index, Variables
 
-LARGEST_TABLE = 32 << 20  # bytes; larger tables of weights cost more than computing them again
-
 
 @dataclass(frozen=True)
 class Sharing:
@@ -52,10 +50,7 @@ class Pixels:
 
 @dataclass
 class AdanState:
-    """Images n, moments of the shared gradient, its last value, the number of steps; `failed` (B,).
-
-    weights: table of the sharing (see `Kernels.sharing_weights`), None where it is computed again.
-    """
+    """Images n, moments of the shared gradient, its last value, steps so far; `failed` (B,)."""
 
     query: Variables
     first: Float
@@ -63,7 +58,6 @@ class AdanState:
     second: Float
     previous: Float
     shared: Float
-    weights: NDArray[np.float16] | None
     pixels: Pixels
     steps: int
     failed: Bool
@@ -94,9 +88,7 @@ class Adan:
         query = np.array(start[0], np.float32)
         first, slope, second, previous, shared = (np.zeros_like(query) for _ in range(5))
         failed = np.zeros(len(query), np.bool_)
-        return AdanState(
-            (query,), first, slope, second, previous, shared, self._table(), self.pixels, 0, failed
-        )
+        return AdanState((query,), first, slope, second, previous, shared, self.pixels, 0, failed)
 
     def step(self, state: AdanState, value: Double, gradient: Variables) -> AdanState:
         """See `Solver.step`. The moments have no way round a failed row: it stays failed."""
@@ -142,45 +134,21 @@ class Adan:
             state.second[rows],
             state.previous[rows],
             state.shared[rows],
-            None if state.weights is None else state.weights[rows],
             state.pixels.take(rows),
             state.steps,
             state.failed[rows],
         )
 
-    def _table(self) -> NDArray[np.float16] | None:
-        """The weights of eq. (14), computed once where they are not too large."""
+    def _shared(self, state: AdanState, gradient: Float) -> Float:
+        """Eq. (13). The weights are computed on the way: reading a table of them takes longer."""
         if self.sharing is None or not self.sharing.radius:
-            return None
-        items, _, height, width = self.pixels.x.shape
-        shape = (items, (2 * self.sharing.radius + 1) ** 2, height, width)
-        if 2 * int(np.prod(shape, dtype=np.int64)) > LARGEST_TABLE:
-            return None
-        weights = np.empty(shape, np.float16)
-        self.kernels.sharing_weights(
-            self.pixels.x,
+            return gradient
+        self.kernels.share_gradient_direct(
+            gradient,
+            state.pixels.x,
             radius=self.sharing.radius,
             sigma_space=self.sharing.sigma_space,
             sigma_colour=self.sharing.sigma_colour,
-            weights=weights,
+            shared=state.shared,
         )
-        return weights
-
-    def _shared(self, state: AdanState, gradient: Float) -> Float:
-        """Eq. (13)."""
-        if self.sharing is None or not self.sharing.radius:
-            return gradient
-        if state.weights is not None:
-            self.kernels.share_gradient(
-                gradient, state.weights, radius=self.sharing.radius, shared=state.shared
-            )
-        else:
-            self.kernels.share_gradient_direct(
-                gradient,
-                state.pixels.x,
-                radius=self.sharing.radius,
-                sigma_space=self.sharing.sigma_space,
-                sigma_colour=self.sharing.sigma_colour,
-                shared=state.shared,
-            )
         return state.shared

@@ -14,8 +14,6 @@ Double = NDArray[np.float64]
 
 # float32 moments through 25 updates; Adan divides by roots of small second moments.
 UPDATES = 2e-4
-# The table of weights is float16: each weight within 2^-11 of itself.
-HALF = 1e-3
 
 SHARING = Sharing(radius=2, sigma_space=1.5, sigma_colour=0.8)
 RATE, FLOOR, CLIP, LOWER, UPPER = 0.02, 0.05, 0.3, 0.0, 2.0
@@ -97,15 +95,8 @@ def test_adan_shares_gradients_between_neighbours() -> None:
     x, start, target, free = problem(1)
     found = solve(x, start, target, free, SHARING, 4)
     expected = transcribed(x, start, target, free, SHARING, 4)
-    np.testing.assert_allclose(found, expected, atol=5 * HALF)
-    assert np.abs(found - transcribed(x, start, target, free, None, 4)).max() > 20 * HALF
-
-
-def test_weights_computed_on_the_way_give_the_same(monkeypatch: Any) -> None:
-    x, start, target, free = problem(2)
-    table = solve(x, start, target, free, SHARING, 4)
-    monkeypatch.setattr("unblemish.runtime.solvers.adan.LARGEST_TABLE", 0)
-    np.testing.assert_allclose(solve(x, start, target, free, SHARING, 4), table, atol=5 * HALF)
+    np.testing.assert_allclose(found, expected, atol=UPDATES)
+    assert np.abs(found - transcribed(x, start, target, free, None, 4)).max() > 100 * UPDATES
 
 
 def test_pixels_that_are_not_free_stay_and_the_range_is_kept() -> None:
