@@ -62,6 +62,7 @@ def decide(
         timings=dict(found.timings),
         trace=found.trace,
         latent=found.z,
+        kept_plain=found.kept_plain,
     )
 
 

@@ -190,6 +190,7 @@ class FeatureSearch:
                 "preprocess": 1000 * (prepared - began),
                 "detect": 1000 * (detected - prepared),
                 "outline": 1000 * (done - detected),
+                **{name: 1000 * seconds for name, seconds in refined.seconds.items()},
                 "total": 1000 * (done - began),
             },
         )

@@ -59,6 +59,8 @@ class Inspection:
         status: how the search ended; `steps` how many iterations it took.
         timings: stage -> milliseconds.
         latent: where the search ended, (tiles, n) float32; a start for the next frame.
+        kept_plain: parts that kept the detector's own outline, their refinement being worse by
+            rules that need no truth.
     """
 
     mask: NDArray[np.bool_]
@@ -73,3 +75,4 @@ class Inspection:
     timings: dict[str, float] = field(default_factory=dict)
     trace: tuple[float, ...] = ()
     latent: NDArray[np.float32] | None = None
+    kept_plain: int = 0

@@ -32,6 +32,7 @@ def record_of(source: Source, inspection: Inspection, latency_ms: float) -> Reco
             "status": inspection.status.value,
             "steps": inspection.steps,
             "objective": inspection.objective,
+            "kept_plain": inspection.kept_plain,
             "width": width,
             "height": height,
             "latency_ms": latency_ms,

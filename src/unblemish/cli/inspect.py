@@ -166,6 +166,9 @@ def _tell(outcome: Outcome, out: Path) -> None:
     said = f"{_count(inspected, 'image')} inspected, {len(outcome.defective)} with defects"
     if outcome.errors:
         said += f", {_count(len(outcome.errors), 'error')}"
+    kept = sum(record.get("kept_plain", 0) for record in outcome.records)
+    if kept:
+        said += f", {_count(kept, 'region')} with the detector's own outline"
     typer.echo(f"{said}; results in {out}", err=True)
     if outcome.report is None:
         typer.echo("no report.html: it needs pip install 'unblemish[report]'", err=True)

@@ -37,12 +37,19 @@ def profile(
     """Time every stage and step, and compare with the machine's limits."""
     import json
 
-    result = _measure(bundle, backend, threads, baseline, images, seconds)
+    from unblemish.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    if opened.manifest.detector is not None:
+        result = _measure_detector(opened, backend, threads, baseline, images, seconds)
+        typer.echo(json.dumps(result, indent=2) if as_json else _detector_text(result))
+        return
+    result = _measure(opened, backend, threads, baseline, images, seconds)
     typer.echo(json.dumps(result, indent=2) if as_json else _text(result))
 
 
-def _measure(
-    path: Path,
+def _measure_detector(
+    opened: Bundle,
     backend: str,
     threads: int | None,
     baseline: Baseline | None,
@@ -51,17 +58,45 @@ def _measure(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from unblemish.bundle import Bundle
     from unblemish.errors import ConfigError
+    from unblemish.runtime.inspector import Inspector
+    from unblemish.runtime.profiling import profile_crops, profile_inspections
+
+    if images is None:
+        raise ConfigError(
+            "a detector makes no images of its own. Give some to inspect, best with defects: "
+            "--images DIR."
+        )
+    if baseline is not None:
+        raise ConfigError("--baseline compares steps of a generator; a detector's has none.")
+    reads = _reads(opened, backend, images)
+    with Inspector.open(opened, backend=backend, threads=threads) as inspector:
+        refine = inspector.refine
+        stages = profile_inspections(inspector, reads, seconds=seconds)
+    crops = profile_crops(opened, backend=backend, threads=threads, seconds=seconds)
+    return {
+        "bundle": opened.manifest.name,
+        "backend": backend,
+        "refine": refine,
+        "frames": len(reads),
+        "per_image_ms": {name: asdict(times) for name, times in stages.items()},
+        "per_crop_ms": [asdict(crop) for crop in crops],
+    }
+
+
+def _measure(
+    opened: Bundle,
+    backend: str,
+    threads: int | None,
+    baseline: Baseline | None,
+    images: Path | None,
+    seconds: float,
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
     from unblemish.runtime.inspector import Inspector
     from unblemish.runtime.profiling import measure_peaks, profile_stages, profile_steps, roofline
 
-    opened = Bundle.open(path)
-    if opened.manifest.detector is not None:
-        raise ConfigError(
-            "profile measures the steps of a generator's search. A detector's times by stage stand "
-            "in the results of inspect."
-        )
     reads = _reads(opened, backend, images)
     with Inspector.open(opened, backend=backend, threads=threads) as inspector:
         stages = profile_stages(inspector, reads, seconds=seconds)
@@ -160,6 +195,25 @@ def _text(result: dict[str, Any]) -> str:
             f"least; {roof['gflops']:.0f} GFLOP/s reached",
             f"roofline  {roof['compute_ms']:.2f} ms by arithmetic, {roof['memory_ms']:.2f} ms by "
             f"memory: {roof['share']:.0%} of the {roof['limit']} limit",
+        ]
+    )
+
+
+def _detector_text(result: dict[str, Any]) -> str:
+    crops = {
+        f"{crop['width']} x {crop['height']}, {what}": crop[what]
+        for crop in result["per_crop_ms"]
+        for what in ("compare", "step")
+    }
+    return "\n".join(
+        [
+            f"{result['bundle']}, refine {result['refine']}, backend {result['backend']}",
+            "",
+            f"per image, {result['frames']} images",
+            _times(result["per_image_ms"]),
+            "",
+            "per crop, model px: scores of one version, and scores with their gradient",
+            _times(crops),
         ]
     )
 

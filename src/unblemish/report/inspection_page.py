@@ -90,6 +90,12 @@ def _summary(
     if latency and latency.get("p50") is not None:
         parts = ", ".join(f"{value:.0f} ms ({name})" for name, value in latency.items())
         text = f"Time for one image, from the frame in memory to the verdict: {parts}."
+    kept = [record["kept_plain"] for record in inspected if record.get("kept_plain")]
+    if kept:
+        text += (
+            f" In {len(kept)} images, {sum(kept)} regions kept the detector's own outline: their "
+            "refinement left what was strange as it was."
+        )
     columns = ("folder", "images", "with defects", "clean", "errors")
     return Section("Summary", text, Table(columns, rows))
 
