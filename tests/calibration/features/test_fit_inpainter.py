@@ -24,8 +24,21 @@ from unblemish.runtime.inpainting import OnnxInpainter, load_inpainter
 from unblemish.runtime.inspector import Inspector
 from unblemish.runtime.options import SearchOptions
 
-OPTIONS = FitOptions("padim", size=32, layers=("layer1",), selected=8)
+OPTIONS = FitOptions("padim", size=32, selected=0)
 FILL = 0.47  # about the mean of the normal images
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A feature network of one convolution; cells of 4 pixels."""
+    kernel = np.random.default_rng(0).standard_normal((6, 1, 6, 6)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["cells"], strides=[4, 4], pads=[1, 1, 1, 1])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "h", "w"])
+    y = helper.make_tensor_value_info("cells", TensorProto.FLOAT, ["n", 6, "r", "c"])
+    graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(kernel, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
 
 
 @pytest.fixture
