@@ -3,7 +3,8 @@
 // These kernels compile for every listed architecture (compile_check.sh); they have NOT YET RUN on
 // hardware. They are plain extern "C" entry points of a fat binary, to be loaded by the driver API.
 //
-// Launch: blockDim = (kThreads, 1, 1); gridDim = (blocks per item, min(batch, 65535), 1). Every reduction
+// Launch: blockDim = (kThreads, 1, 1); gridDim = (blocks per item, min(batch, 65535), 1), unless a driver says
+// otherwise, as those of features' distances do, in which a cell or query is one block's. Every reduction
 // takes two steps: a kernel writes one double per block and item to `partial` (batch x gridDim.x), and
 // unblemish_finish_sum adds them in a fixed order. No atomics: the same grid gives the same bits.
 #pragma once
