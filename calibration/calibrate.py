@@ -18,7 +18,7 @@ from unblemish.calibration.result import CalibrationResult
 from unblemish.calibration.scores import ScoreStore
 from unblemish.calibration.settle import Settled, settle
 from unblemish.calibration.tuning import (
-    SIGMAS,
+    Scope,
     Tuner,
     Tuning,
     lambda_grid,
@@ -92,10 +92,11 @@ def calibrate(
     polarity = opened.manifest.rgi.polarity
     samples = SyntheticSet(chosen, images, seed, white, polarity, stated)
     search = searcher or Inspector.open(opened, white=white)
-    span, grid = _intensities(opened)
-    if opened.manifest.detector is not None:
-        opened, span, grid = prepare_detector(opened, search, chosen, samples, progress)
-    tuning = _tune(samples, search, progress, min(chosen.frame), span, grid)
+    if opened.manifest.detector is None:
+        scope = _intensities(opened)
+    else:
+        opened, scope = prepare_detector(opened, search, chosen, samples, progress)
+    tuning = _tune(samples, search, progress, min(chosen.frame), scope)
     lam = tuning.best.lam
     with ScoreStore() as normal_maps, ScoreStore() as defect_maps:
         low = _search_all(normal_maps, chosen, len(chosen), search, lam, "normals", progress)
@@ -109,7 +110,8 @@ def calibrate(
             false_reject,
             lam,
             chosen.frame,
-            span,
+            scope.span,
+            scope.sigmas,
             None if low is None or high is None else (low, high),
         )
     calibration = _calibration(
@@ -140,11 +142,11 @@ def _with_white(bundle: Bundle, white: float) -> Bundle:
     return Bundle(bundle.path, bundle.manifest.model_copy(update={"preprocess": preprocess}))
 
 
-def _intensities(bundle: Bundle) -> tuple[float, tuple[float, ...]]:
+def _intensities(bundle: Bundle) -> Scope:
     """Range of the scores of a generator's bundle, and the lambdas to try."""
     p = bundle.manifest.preprocess
     span = p.high - p.low
-    return span, lambda_grid(span, p.channels if bundle.manifest.rgi.mask == "shared" else 1)
+    return Scope(span, lambda_grid(span, p.channels if bundle.manifest.rgi.mask == "shared" else 1))
 
 
 def _tune(
@@ -152,17 +154,16 @@ def _tune(
     search: Searcher,
     progress: Progress,
     side: int,
-    span: float,
-    grid: Sequence[float],
+    scope: Scope,
 ) -> Tuning:
     tuner = Tuner(
         samples,
         lambda frame, lam: search.search(frame, lam=lam).score,
-        score_levels(span),
-        sigmas=scaled_sigmas(SIGMAS, side),
+        score_levels(scope.span),
+        sigmas=scaled_sigmas(scope.sigmas, side),
         progress=lambda: progress("lambda", None),
     )
-    return tuner.tune(grid)
+    return tuner.tune(scope.grid)
 
 
 def _search_all(

@@ -12,6 +12,7 @@ from unblemish.bundle import Bundle
 from unblemish.calibration.defects import SyntheticDefect
 from unblemish.calibration.race import FIRST
 from unblemish.calibration.refinement import choose_weights
+from unblemish.calibration.tuning import Scope
 from unblemish.errors import CalibrationError, ConfigError
 from unblemish.runtime.inspector import Inspector
 from unblemish.runtime.methods.outline import LARGEST, LARGEST_REFINED
@@ -20,6 +21,7 @@ Progress = Callable[[str, int | None], None]
 
 # Deviations from the restored image that count as noise; the tuner goes on between them.
 _ONSETS = (1.0, 2.0, 4.0)
+_ONSET = 2.0  # with masks, by measurement
 _NORMAL_SHARE = 0.9  # of the normals stay below the peak that counts as usual
 _COLOUR_MARGIN = 1.2  # colours beyond those of all normals by so much are rarer
 _MARGIN = 2.0  # scores of synthetic defects reach beyond the evidence of the first few
@@ -31,12 +33,12 @@ def prepare_detector(
     normals: Iterable[NDArray[Any]],
     samples: Sequence[SyntheticDefect],
     progress: Progress,
-) -> tuple[Bundle, float, tuple[float, ...]]:
+) -> tuple[Bundle, Scope]:
     """Learn how high normal frames reach, F2PAD's weights, and what scores to expect.
 
     The searcher, an `Inspector`, goes on with the bundle returned.
-    Returns: the bundle with what was learned, in memory alone; the range of the scores; the grid of
-        the one scalar that the tuner chooses, `outline_onset` (a single one for the plain map).
+    Returns: the bundle with what was learned, in memory alone, and what is left to tune: the
+        scalar is `outline_onset` (a single value where nothing is to be chosen).
     Raises: CalibrationError where no normal frame gives a finite map.
     """
     if not isinstance(search, Inspector):
@@ -67,12 +69,15 @@ def prepare_detector(
     )
     opened = Bundle(bundle.path, bundle.manifest.model_copy(update={"detector": changed}))
     search.adopt(opened)
+    settings = bundle.manifest.f2pad
     if search.refine == "initial":
-        return opened, bundle.manifest.f2pad.outline_floor + LARGEST, _ONSETS
+        return opened, Scope(settings.outline_floor + LARGEST, _ONSETS)
     if search.refine == "f2pad":
         opened = choose_weights(opened, search, samples, lambda: progress("weights", None))
-        return opened, bundle.manifest.f2pad.outline_floor + LARGEST_REFINED, _ONSETS
+        # Masks are accurate to the pixel: smoothing would only blur them, and noise decides
+        # nothing where they are trusted.
+        return opened, Scope(settings.outline_floor + LARGEST_REFINED, (_ONSET,), (0.0,))
     highest = max(
         search.search(samples[i].image).evidence or 0.0 for i in range(min(FIRST, len(samples)))
     )
-    return opened, _MARGIN * max(highest, usual), (1.0,)
+    return opened, Scope(_MARGIN * max(highest, usual), (1.0,))

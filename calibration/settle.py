@@ -89,6 +89,7 @@ def settle(
     lam: float,
     frame: tuple[int, int],
     span: float | None = None,
+    sigmas: Sequence[float] = SIGMAS,
     evidence: tuple[Scores, Scores] | None = None,
 ) -> Settled:
     """Choose everything but lambda.
@@ -98,12 +99,14 @@ def settle(
         samples: the synthetic images, in the order of `defects`.
         frame: typical height and width, px: the scale of smoothing and cleaning.
         span: range that scores take; None for that of the model's intensities.
+        sigmas: smoothings to choose from, px of frames up to 400 px.
         evidence: image scores of normals and defects, where the search gives its own.
     Raises: CalibrationError where there are too few normals.
     """
     side = min(frame)
     levels = score_levels(preprocess.high - preprocess.low if span is None else span)
-    views = _views(preprocess, normals, defects, samples, lam, side, levels)
+    scaled = scaled_sigmas(sigmas, side)
+    views = _views(preprocess, normals, defects, samples, lam, scaled, levels)
     view = views[0]
     for other in views[1:]:
         view = other if other.trial.dice >= view.trial.dice + WORTHWHILE else view
@@ -143,11 +146,10 @@ def _views(
     defects: Sequence[Score],
     samples: Sequence[SyntheticDefect],
     lam: float,
-    side: int,
+    sigmas: Sequence[float],
     levels: NDArray[np.float64],
 ) -> tuple[View, ...]:
     """Every way of weighing that these images allow, the simpler first."""
-    sigmas = scaled_sigmas(SIGMAS, side)
 
     def view(name: str, weight: ScoreWeight | None, crossed: Pair | None) -> View:
         pairs = zip(defects, samples, strict=True)

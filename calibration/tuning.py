@@ -26,6 +26,20 @@ _LEVELS = 160
 
 
 @dataclass(frozen=True)
+class Scope:
+    """What there is to tune.
+
+    Args:
+        span: range that scores take. grid: values of the one scalar of the search.
+        sigmas: smoothings, px of frames up to 400 px.
+    """
+
+    span: float
+    grid: tuple[float, ...]
+    sigmas: tuple[float, ...] = SIGMAS
+
+
+@dataclass(frozen=True)
 class Trial:
     """What one lambda gave, at its own best smoothing and common threshold.
 

@@ -24,7 +24,7 @@ Command = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `part.bundle`, fitted and calibrated, and `test`: a normal part and a spoilt."""
+    """`part.bundle`, fitted and calibrated, and `test`: a normal part and a spoilt one."""
     folder = tmp_path_factory.mktemp("detector")
     rng = np.random.default_rng(0)
     for name in ("normals", "test"):
