@@ -43,10 +43,10 @@ def main() -> None:
     print("| image | steps | objective | DICE | s | steps, plain Adan | objective | DICE | s |")
     print("|" + " --- |" * 9)
     for number, pair in enumerate(zip(*runs.values(), strict=True)):
-        cells = [
+        cells = " | ".join(
             f"{len(r.trace)} | {r.trace[-1]:.4g} | {r.dice:.3f} | {r.seconds:.1f}" for r in pair
-        ]
-        print(f"| {number} | " + " | ".join(cells) + " |")
+        )
+        print(f"| {number} | {cells} |")
     means = [f"| | {np.mean([r.dice for r in all_]):.3f} |" for all_ in runs.values()]
     print("| mean " + " ".join(f"| {m}" for m in means) + " |")
     if options.figure:
@@ -54,7 +54,9 @@ def main() -> None:
 
 
 def _runs(bundle: Bundle, radius: int, options: argparse.Namespace) -> list[Run]:
-    settings = bundle.manifest.f2pad.model_copy(update={"radius": radius})
+    settings = bundle.manifest.f2pad.model_copy(
+        update={"radius": radius, "max_steps": options.steps}
+    )
     changed = Bundle(bundle.path, bundle.manifest.model_copy(update={"f2pad": settings}))
     out = []
     with Inspector.open(
@@ -84,6 +86,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("set", type=Path)
     parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=1200, help="at most")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--threads", type=int)
     return parser.parse_args()
