@@ -4,11 +4,11 @@
         [--names brick gravel grass magnetic_tile] [--few 16] [--ablation] [--sheet]
 
 SETS is the --out of `cut_paste.py`. For every set and method a detector is fitted on train/good
-(on --few of its images, if given) and calibrated on images that the fit kept out; bundles in --out
-are used again. `plain` is the detector's map at the threshold with the largest F1 over all test
-pixels, which needs the labels, as in section IV-A3; `refined` is F2PAD's own mask, which does not:
-its threshold is the calibrated one. Beside them: the best threshold for each single image of the
-detector's map, the share of images whose refinement was judged no better and kept the plain
+and calibrated on images that the fit kept out; with --few on so many of its images alone, which
+calibration then sees again; bundles in --out are used again. `plain` is the detector's map at the
+threshold with the largest F1 over all test pixels, which needs the labels, as in section IV-A3;
+`refined` is F2PAD's own mask, which does not. Beside them: the best threshold for each single image
+of the detector's map, the share of images whose refinement was judged no better and kept the plain
 outline, and those where refined falls below plain by more than 2 points. --ablation adds the start
 n0 alone, and refinement without the pixel prior and without what a flagged pixel costs.
 """
@@ -16,6 +16,7 @@ n0 alone, and refinement without the pixel prior and without what a flagged pixe
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
 from unblemish.calibration.features.fit import fit
 from unblemish.calibration.features.options import FitOptions
+from unblemish.images import list_images
 from unblemish.runtime.frames import to_unit
 from unblemish.runtime.inpainting import ClassicalInpainter
 from unblemish.runtime.inspector import Inspector
@@ -83,15 +85,25 @@ def bundle_for(method: str, name: str, options: argparse.Namespace) -> Bundle:
     path = options.out / f"{method}_{name}{suffix}.bundle"
     if not path.exists():
         normals = options.sets / name / "train" / "good"
-        asked = {"most": options.few} if options.few else {"held_back": options.held_back}
+        if options.few:
+            normals = _few(normals, options.few, options.out / f"{name}{suffix}")
+        kept_out = 0.0 if options.few else options.held_back
         began = time.perf_counter()
-        fit(FitOptions(method, **asked), normals, options.weights, path)
+        fit(FitOptions(method, held_back=kept_out), normals, options.weights, path)
         with Inspector.open(path, refine="f2pad", threads=options.threads) as inspector:
-            share = 1.0 if options.few else options.held_back
+            share = kept_out or 1.0
             calibrate(path, normals, share=share, false_reject=0.01, most=48,
                       images=options.synthetic, searcher=inspector)  # fmt: skip
         print(f"{path.name}: {time.perf_counter() - began:.0f} s", flush=True)
     return Bundle.open(path)
+
+
+def _few(normals: Path, count: int, folder: Path) -> Path:
+    """A folder of that many of the images, and nothing else."""
+    folder.mkdir(exist_ok=True)
+    for path in list_images(normals)[:count]:
+        shutil.copy(path, folder)
+    return folder
 
 
 def variants(bundle: Bundle, ablation: bool) -> Mapping[str, Bundle]:
