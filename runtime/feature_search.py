@@ -81,7 +81,7 @@ class FeatureSearch:
         method = bundle.manifest.method
         calibration = bundle.manifest.calibration
         calibrated = None if calibration is None else calibration.refine
-        asked = self.options.refine or calibrated or "initial"
+        asked = self.options.refine or calibrated or "f2pad"
         self.refine = check_refine(asked, DETECTOR_REFINEMENTS, method)
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock

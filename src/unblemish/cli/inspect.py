@@ -51,7 +51,8 @@ def inspect(
         Refine | None,
         typer.Option(
             help="rgi; rrgi, weights free at the end; none, the first pass alone; l2 and l1, "
-            "searches without a mask. Detectors: none, initial or f2pad [the bundle's]."
+            "searches without a mask. Detectors: f2pad, initial or none [as calibrated, else the "
+            "first]."
         ),
     ] = None,
     schedule: Annotated[
