@@ -5,9 +5,10 @@ sharing by `unfold`, Adan in torch, every score of the image in the loss. PaDiM 
 of layers 1-3) and PatchCore (layers 2 and 3) on a ResNet18. Pixels count in ImageNet standard
 deviations. Settings are the paper's (section IV-A3); where it leaves a choice, `Settings` says so.
 
-    python benchmarks/f2pad_eager.py SET WEIGHTS --method padim|patchcore [--images N]
+    python benchmarks/f2pad_eager.py SET WEIGHTS --method padim|patchcore [--images N] [--bundle B]
 
-SET is a folder of `cut_paste.py`.
+SET is a folder of `cut_paste.py`. With a calibrated bundle of the same method its inspector takes
+each image right after, the detector's pass included, and the last column is the ratio of the times.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unblemish.images import list_images, read_image
+from unblemish.runtime.inspector import Inspector
 
 Mask = NDArray[np.bool_]
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -373,6 +375,8 @@ def main() -> None:
     parser.add_argument("--alpha1", type=float, default=0.01)
     parser.add_argument("--beta0", type=float, default=1000.0)
     parser.add_argument("--rate", type=float, default=Settings.rate)
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     kind = Padim if options.method == "padim" else PatchCore
     normals = load_normals(options.set / "train" / "good", options.train)
@@ -386,13 +390,32 @@ def main() -> None:
         rate=options.rate,
         decrease=0.1 if options.method == "padim" else 0.05,
     )
-    print("| image | area | plain DICE | refined DICE | iterations | seconds |\n|" + " --- |" * 6)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    ours = None
+    if options.bundle:
+        ours = Inspector.open(options.bundle, refine="f2pad", threads=options.threads)
+        ours.search(samples[0][1])
+    header = "| image | area | plain DICE | refined DICE | iterations | s | ours DICE | s | ratio |"
+    print(header + "\n|" + " --- |" * 9)
+    rows = []
     for index in np.linspace(0, len(samples) - 1, options.images).round().astype(int):
         (_, image, truth), mask0 = samples[index], maps[index] > threshold
         found = refine(image, model, mask0, settings)
         figures = [dice(mask0, truth), dice(found.mask, truth), found.iterations, found.seconds]
+        if ours is not None:
+            begin = time.perf_counter()
+            mask = ours.search(image).mask > 0.5
+            seconds = time.perf_counter() - begin
+            figures += [dice(mask, truth), seconds, found.seconds / seconds]
+        rows.append(figures)
         cells = [str(index), str(int(truth.sum())), *(f"{f:.4g}" for f in figures)]
         print("| " + " | ".join(cells) + " |", flush=True)
+    means = [f"{value:.4g}" for value in np.mean(rows, axis=0)]
+    print(f"| mean | | {' | '.join(means)} |")
+    if ours is not None:
+        print(f"median ratio {np.median([row[-1] for row in rows]):.0f}, least "
+              f"{min(row[-1] for row in rows):.0f}")  # fmt: skip
 
 
 def dice(mask: Mask, truth: Mask) -> float:
