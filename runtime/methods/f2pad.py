@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,14 +26,13 @@ from unblemish.runtime.frames import to_channels
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.inpainting import ClassicalInpainter, Inpainter
 from unblemish.runtime.inspection import Status
-from unblemish.runtime.methods.candidates import without_specks
-from unblemish.runtime.methods.colour import colour_maps
 from unblemish.runtime.methods.decomposition import Prior, in_units
+from unblemish.runtime.methods.f2pad_assembly import Assembly
 from unblemish.runtime.methods.f2pad_batch import Frame, batches, make_batch, reduce
 from unblemish.runtime.methods.f2pad_choice import RegionChoice
+from unblemish.runtime.methods.f2pad_initial import Initial, InitialMask
 from unblemish.runtime.methods.f2pad_plan import Plan, plan_for
 from unblemish.runtime.methods.f2pad_search import RegionSearch, Solved
-from unblemish.runtime.methods.guard import is_worse, strong_core
 from unblemish.runtime.methods.refined import Refined
 from unblemish.runtime.resampling import axes
 from unblemish.runtime.solvers.loop import Clock, share_of
@@ -44,26 +41,7 @@ from unblemish.runtime.solvers.protocol import Float
 Bool = NDArray[np.bool_]
 
 _BATCH_PIXELS = 2 * 224 * 224  # model px of the crops of a batch: more leave the caches
-_LIKE = 0.75  # of the frame's peak: parts below are not what the detector means
 _LARGEST = 1 << 18  # pixels of a region; larger ones are searched at a reduced size
-_WORST_FIRST = (
-    Status.NON_FINITE, Status.DEADLINE, Status.MAX_STEPS, Status.CONVERGED, Status.PLAIN,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Initial:
-    """Initial mask m0, what may move, and the maps, all native: (H, W).
-
-    Args:
-        plain: the detector's map. strange: what exceeds its threshold by how much, as a share of
-            it; where colours are rarer than in any normal frame, at least by how much those do.
-    """
-
-    plain: Float
-    strange: Float
-    mask: Bool
-    free: Bool
 
 
 class F2pad:
@@ -113,6 +91,11 @@ class F2pad:
         self._geometry = Geometry(self._preprocess)
         self._inpaint: Inpainter = inpainter or ClassicalInpainter()
         self._colours = prior_of(record, self._settings)
+        self._initial = InitialMask(
+            self._plan, self._settings, self._preprocess, self._threshold, self._colours
+        )
+        usual = (record.normal_peak or self._threshold) / self._threshold
+        self._assemble = Assembly(self._plan, self._settings, self._threshold, usual)
         self._search = self._searcher(detector, kernels)
 
     def refine(
@@ -150,32 +133,12 @@ class F2pad:
         }
         return replace(refined, seconds=seconds)
 
-    def _initial(self, maps: Float, images: Float, shape: tuple[int, ...]) -> _Initial:
-        """Threshold, in each part at least at a share of its own peak; then dilate, model px."""
-        strange = maps / np.float32(self._threshold)
-        if self._plan.choose and self._colours is not None and self._colours.level:
-            colours = colour_maps(images, self._colours, self._preprocess)
-            strange = np.maximum(strange, colours / np.float32(self._colours.level))
-        above = strange > 1
-        if self._plan.peak_share:
-            above = np.stack([
-                _near_peaks(m, a, self._plan.peak_share) for m, a in zip(maps, above, strict=True)
-            ])  # fmt: skip
-        side = 2 * self._settings.dilation + 1
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-        around = np.stack([cv2.dilate(a.astype(np.uint8), disc) for a in above])
-        stacked = np.stack([maps, strange, above, around], axis=1, dtype=np.float32)
-        native = self._geometry.to_native(stacked, shape)
-        mask = native[:, :, 2] > 0.5
-        plain, strange = (np.ascontiguousarray(native[:, :, k]) for k in (0, 1))
-        return _Initial(plain, strange, mask, mask | (native[:, :, 3] > 0.5))
-
     def _solve(
         self,
         unit: Float,
         start: Float,
         images: Float,
-        initial: _Initial,
+        initial: Initial,
         parts: Parts,
         deadline: float | None,
         clock: Clock,
@@ -199,7 +162,7 @@ class F2pad:
         return solved
 
     def _native(
-        self, unit: Float, start: Float, tiles: Float, initial: _Initial, parts: Parts
+        self, unit: Float, start: Float, tiles: Float, initial: Initial, parts: Parts
     ) -> Frame:
         images = self._geometry.unit_to_model(start)
         scale = np.float32(1 / self._settings.unit)
@@ -222,62 +185,6 @@ class F2pad:
         margin = max(p.height, p.width) if whole else self._plan.margin
         return Grid(p.height, p.width, self._record.align, margin, border)
 
-    def _assemble(
-        self, unit: Float, initial: _Initial, parts: Parts, solved: Sequence[Solved]
-    ) -> Refined:
-        """Paste the windows back, judge every part, clean the mask."""
-        canvas = _Canvas(unit)
-        core = strong_core(initial.strange, initial.mask)
-        kept = np.zeros(initial.mask.shape, np.bool_)
-        count = 0
-        tolerance = self._settings.tolerance * self._settings.unit
-        for one in solved:
-            canvas.paste(one, parts, self._settings.unit)
-        found = self._cleaned(canvas.mask)
-        usual = self._usual(initial.strange)
-        for one in solved:
-            for part, before, after in zip(one.parts, one.before, one.after, strict=True):
-                mine = parts.labels == part
-                mask, plain = found & mine, initial.mask & mine
-                if is_worse(mask, plain, core & mine, before, after, self._plan.rules):
-                    plain &= bool(initial.strange[mine].max() > usual)
-                    kept |= mine
-                    count += int(plain.any())
-                    canvas.keep(mine, plain, initial.plain, tolerance / self._threshold)
-                    found = np.where(mine, plain, found)
-        restored = np.where(found[:, :, None], canvas.restored, unit)
-        order = [s.status for s in solved]
-        return Refined(
-            restored=restored,
-            residual=canvas.residual,
-            mask=found,
-            free=initial.free,
-            strange=initial.strange,
-            kept=kept,
-            regions=len(parts.items),
-            kept_plain=count,
-            status=next(s for s in _WORST_FIRST if s in order),
-            steps=max(s.steps for s in solved),
-            objective=float(sum(s.value for s in solved)),
-            trace=_summed([s.trace for s in solved]),
-            seconds={},
-        )
-
-    def _usual(self, strange: Float) -> float:
-        """How far a part must exceed the threshold to keep its plain outline.
-
-        Normal frames have parts above the threshold; beside a defect only its like count.
-        """
-        normal = (self._record.normal_peak or self._threshold) / self._threshold
-        return max(normal, _LIKE * float(strange.max()))
-
-    def _cleaned(self, mask: Bool) -> Bool:
-        """The paper's opening, or only specks removed: opening eats the thinnest defects."""
-        if self._plan.opening > 1:
-            side = np.ones((self._plan.opening,) * 2, np.uint8)
-            return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, side) > 0)
-        return without_specks(mask, self._plan.least_area)
-
     def _searcher(self, detector: Detector, kernels: Kernels) -> RegionSearch | RegionChoice:
         if self._plan.choose:
             level = self._record.cell_level
@@ -296,45 +203,6 @@ def prior_of(record: Record, settings: F2padSettings, unit: float = 1.0) -> Prio
     return in_units(chosen, unit)
 
 
-class _Canvas:
-    """Native images that the results are pasted on."""
-
-    def __init__(self, unit: Float) -> None:
-        self._unit = unit
-        self.restored = np.array(unit)
-        self.mask = np.zeros(unit.shape[:2], np.bool_)
-        self.residual = np.zeros(unit.shape[:2], np.float32)
-
-    def paste(self, solved: Solved, parts: Parts, unit: float) -> None:
-        """Differences of a window, brought to native size, on the pixels of its parts."""
-        rows, columns = solved.native(self.mask.shape).slices
-        mine = np.isin(parts.labels[rows, columns], solved.parts)
-        shape = mine.shape
-        anomaly, clean = (
-            _enlarged(a.transpose(1, 2, 0) * np.float32(unit), *shape)
-            for a in (solved.anomaly, solved.clean)
-        )
-        flagged = _enlarged(solved.mask[:, :, None].astype(np.float32), *shape)[:, :, 0] >= 0.5
-        self.mask[rows, columns][mine] = flagged[mine]
-        distance = np.sqrt(np.square(anomaly).mean(axis=2))
-        self.residual[rows, columns][mine] = distance[mine]
-        restored = np.clip(self._unit[rows, columns] - clean, 0, 1)
-        self.restored[rows, columns][mine] = restored[mine]
-
-    def keep(self, mine: Bool, plain: Bool, plain_map: Float, scale: float) -> None:
-        """Give a part its plain outline: the score is the plain map, scaled."""
-        self.residual[mine] = np.where(plain, plain_map * np.float32(scale), 0)[mine]
-
-
-def _near_peaks(plain: Float, above: Bool, share: float) -> Bool:
-    """Of every connected part, the pixels above that share of its peak."""
-    count, labels = cv2.connectedComponents(above.astype(np.uint8))
-    peaks = np.full(count, np.inf, np.float32)
-    for part in range(1, count):
-        peaks[part] = plain[labels == part].max()
-    return np.asarray(above & (plain > share * peaks[labels]))
-
-
 def _nothing(unit: Float, strange: Float, seconds: float) -> Refined:
     empty = np.zeros(unit.shape[:2], np.bool_)
     return Refined(
@@ -346,20 +214,3 @@ def _nothing(unit: Float, strange: Float, seconds: float) -> Refined:
 def _factor(pixels: int) -> int:
     """By how much a region is reduced for the search."""
     return max(int(np.ceil(np.sqrt(pixels / _LARGEST))), 1)
-
-
-def _enlarged(image: Float, height: int, width: int) -> Float:
-    if image.shape[:2] == (height, width):
-        return image
-    large = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(large, np.float32).reshape(height, width, -1)
-
-
-def _summed(traces: Sequence[NDArray[np.float64]]) -> tuple[float, ...]:
-    """Sum by step; a region that has ended counts with its last value."""
-    longest = max((len(t) for t in traces), default=0)
-    total = np.zeros(longest)
-    for trace in traces:
-        if len(trace):
-            total += np.pad(trace, (0, longest - len(trace)), mode="edge")
-    return tuple(float(v) for v in total)
