@@ -16,6 +16,7 @@ from unblemish.calibration.detector import prepare_detector
 from unblemish.calibration.normals import KINDS, SyntheticSet, choose_normals
 from unblemish.calibration.result import CalibrationResult
 from unblemish.calibration.scores import ScoreStore
+from unblemish.calibration.seen import seen_by
 from unblemish.calibration.settle import Settled, settle
 from unblemish.calibration.tuning import (
     Scope,
@@ -67,7 +68,8 @@ def calibrate(
        predictive tail of the normals' image scores (`settle`).
 
     Args:
-        normals: folder of normal images that the model was not trained on.
+        normals: folder of normal images that the model was not trained on. A detector that was
+            cross-fitted, see `cross_fit`, takes those it was fitted on as well.
         false_reject: share of normal parts that may be rejected, in (0, 1).
         seed: fixes everything random.
         images: number of synthetic defects, at least 8.
@@ -92,10 +94,11 @@ def calibrate(
     polarity = opened.manifest.rgi.polarity
     samples = SyntheticSet(chosen, images, seed, white, polarity, stated)
     search = searcher or Inspector.open(opened, white=white)
+    seen = seen_by(opened, chosen.paths)
     if opened.manifest.detector is None:
         scope = _intensities(opened)
     else:
-        opened, scope = prepare_detector(opened, search, chosen, samples, progress)
+        opened, scope = prepare_detector(opened, search, chosen, samples, progress, seen)
     tuning = _tune(samples, search, progress, min(chosen.frame), scope)
     lam = tuning.best.lam
     with ScoreStore() as normal_maps, ScoreStore() as defect_maps:
@@ -112,10 +115,16 @@ def calibrate(
             chosen.frame,
             scope.span,
             scope.sigmas,
-            None if low is None or high is None else (low, high),
+            None if low is None or high is None else (seen.peaks(low), high),
         )
     calibration = _calibration(
-        tuning, settled, false_reject, seed, chosen.sizes, getattr(search, "refine", None)
+        tuning,
+        settled,
+        false_reject,
+        seed,
+        chosen.sizes,
+        len(chosen),
+        getattr(search, "refine", None),
     )
     return CalibrationResult(
         bundle=_write(opened, lam, calibration, settled),
@@ -131,6 +140,7 @@ def calibrate(
         kinds=settled.kinds,
         examples=settled.examples,
         normals=chosen,
+        seen=seen,
         seconds=time.monotonic() - began,
     )
 
@@ -192,6 +202,7 @@ def _calibration(
     false_reject: float,
     seed: int,
     sizes: Sequence[tuple[int, int]],
+    normals: int,
     refine: str | None,
 ) -> Calibration:
     cleaning, weight = settled.cleaning, settled.view.weight
@@ -210,7 +221,7 @@ def _calibration(
         threshold_method=settled.reject.method,
         frame_sizes=_extremes(sizes),
         refine=refine,
-        normals=len(settled.normal_scores),
+        normals=normals,
         synthetic=len(settled.defect_scores),
         seed=seed,
         dice=float(np.mean(cleaning.dices)),

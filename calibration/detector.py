@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.calibration.defects import SyntheticDefect
+from unblemish.calibration.normals import Normals
 from unblemish.calibration.race import FIRST
 from unblemish.calibration.refinement import choose_weights
+from unblemish.calibration.seen import Seen
 from unblemish.calibration.tuning import Scope
 from unblemish.errors import CalibrationError, ConfigError
 from unblemish.runtime.inspector import Inspector
@@ -30,13 +30,16 @@ _MARGIN = 2.0  # scores of synthetic defects reach beyond the evidence of the fi
 def prepare_detector(
     bundle: Bundle,
     search: object,
-    normals: Iterable[NDArray[Any]],
+    normals: Normals,
     samples: Sequence[SyntheticDefect],
     progress: Progress,
+    seen: Seen,
 ) -> tuple[Bundle, Scope]:
     """Learn how high normal frames reach, F2PAD's weights, and what scores to expect.
 
     The searcher, an `Inspector`, goes on with the bundle returned.
+    Args:
+        seen: which of the normals were fitted; what it knows of them stands in for their surveys.
     Returns: the bundle with what was learned, in memory alone, and what is left to tune: the
         scalar is `outline_onset` (a single value where nothing is to be chosen).
     Raises: CalibrationError where no normal frame gives a finite map.
@@ -48,6 +51,7 @@ def prepare_detector(
         surveys.append(search.survey(frame))
         progress("detector", None)
     peaks, levels = (np.array([getattr(s, name) for s in surveys]) for name in ("peak", "level"))
+    peaks, levels = seen.peaks(peaks), seen.levels(levels)
     finite = np.isfinite(peaks)
     if not finite.any():
         raise CalibrationError("the detector gives no finite score on any normal image. Fit again.")

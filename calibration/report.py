@@ -29,7 +29,7 @@ def calibration_page(result: CalibrationResult) -> str:
         f"rejected; of the normal images {_percent(result.reject.observed_rate)}."
     )
     sections = [
-        Section("Chosen", _set_aside(result), _chosen(result)),
+        Section("Chosen", _asides(result), _chosen(result)),
         _sensitivity(result),
         _rejects(result),
         Section("Synthetic defects by kind", _KINDS, _kinds(result)),
@@ -111,9 +111,11 @@ def _rate(result: CalibrationResult) -> str:
     return f"false-reject rate {_percent(result.reject.expected_rate)}, {how}"
 
 
-def _set_aside(result: CalibrationResult) -> str:
+def _asides(result: CalibrationResult) -> str:
+    """What to know of the images used."""
     sizes = result.normals.sizes
-    notes = []
+    warning, note = result.seen.warning, result.seen.note
+    notes = [text for text in (warning and f"Warning: {warning}", note) if text]
     if len(sizes) > 1:
         notes.append(
             f"The normal images come in {len(sizes)} sizes, from {_size(sizes[0])} to "

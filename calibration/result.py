@@ -12,6 +12,7 @@ from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import Calibration
 from unblemish.calibration.defects import Fill, Shape
 from unblemish.calibration.normals import Normals
+from unblemish.calibration.seen import Seen
 from unblemish.calibration.thresholds import TailThreshold
 from unblemish.calibration.tuning import Trial, Tuning
 
@@ -50,10 +51,12 @@ class CalibrationResult:
         views: best smoothing by way of weighing the scores ('plain', 'level', 'weights', 'weights
             and level'; weights by place need 40 normals and no tiles); `view` the one chosen.
         reject: the image threshold and what it is worth.
-        normal_scores, defect_scores: image scores of the normals and the synthetic defects.
+        normal_scores, defect_scores: image scores of the normals and the synthetic defects; in
+            place of normals that were fitted, of all that were where they were not seen.
         clean_normals: share of the normals whose mask is empty.
         kinds: figures by shape and fill; `examples` one of each kind.
         normals: the images used and those set aside.
+        seen: which of them a detector was fitted on; its `warning` says where that did harm.
         seconds: time taken.
     """
 
@@ -70,4 +73,5 @@ class CalibrationResult:
     kinds: tuple[KindFigures, ...]
     examples: tuple[Example, ...]
     normals: Normals
+    seen: Seen
     seconds: float

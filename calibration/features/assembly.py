@@ -19,6 +19,7 @@ from unblemish.calibration.features.images import NormalImages
 from unblemish.calibration.features.options import PADIM_CHANNELS, FitOptions
 from unblemish.calibration.features.padim import PadimFitter, choose_channels
 from unblemish.calibration.features.patchcore import LARGEST, PatchcoreFitter
+from unblemish.calibration.seen import FITTED, digests
 from unblemish.errors import MissingDependencyError
 from unblemish.files import write_atomic
 
@@ -91,7 +92,16 @@ def fit_method(
 ) -> Made:
     """Fit the method that the options name."""
     chosen, notes = _with_few_maps(options, len(images), weights)
-    graph = build_graph(chosen, images.preprocess.channels, weights)
+    made = fit_graph(
+        options, images, build_graph(chosen, images.preprocess.channels, weights), advance
+    )
+    return replace(made, fitted=replace(made.fitted, notes=made.fitted.notes + notes))
+
+
+def fit_graph(
+    options: FitOptions, images: NormalImages, graph: FeatureGraph, advance: Advance | None = None
+) -> Made:
+    """Fit the method that the options name on features of this graph."""
     fitter = _fitter(options, graph)
     with tempfile.TemporaryDirectory(prefix="unblemish-") as folder, _threads(options.threads):
         path = Path(folder) / "features.onnx"
@@ -99,7 +109,7 @@ def fit_method(
         fitted = fit_on_features(fitter, images, path, threads=options.threads, advance=advance)
     settings = {"decrease": PADIM_DECREASE} if options.method == "padim" else {}
     flows = fitter.flows if isinstance(fitter, CflowFitter) else ()
-    return Made(graph, replace(fitted, notes=fitted.notes + notes), settings, flows)
+    return Made(graph, fitted, settings, flows)
 
 
 def write_bundle_of(
@@ -119,7 +129,7 @@ def write_bundle_of(
         out,
         graph=made.graph,
         method=options.method,
-        statistics=made.fitted.statistics,
+        statistics={**made.fitted.statistics, FITTED: digests(images.paths)},
         mixtures=mixtures,
         preprocess=images.preprocess.model_dump(),
         normals=len(images),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from unblemish.bundle import Bundle
-from unblemish.bundle.manifest import Mixture
+from unblemish.bundle import Bundle, write_bundle
+from unblemish.bundle.manifest import Crossed, Mixture
 from unblemish.calibration.features.assembly import (
     ONNX,
     fit_method,
     require_export,
     write_bundle_of,
 )
+from unblemish.calibration.features.cross import cross_fit, fold_count
 from unblemish.calibration.features.fitter import Advance, Fitted, check_images
 from unblemish.calibration.features.images import NormalImages, open_images
 from unblemish.calibration.features.options import FitOptions
@@ -54,6 +56,9 @@ def fit(
 ) -> FitReport:
     """Fit a detector on the normal images of a folder, and write its bundle.
 
+    Where images are few and none is held back it is cross-fitted as well, see `cross_fit`, so that
+    it can be calibrated on the images it was fitted on.
+
     Args:
         normals: images, at any depth; unreadable ones are set aside and reported.
         weights: of the network, or an .onnx with named feature outputs.
@@ -79,13 +84,28 @@ def fit(
     clock["features"] = time.monotonic()
     mixtures = fit_prior(images, options.seed, advance)
     clock["pixel prior"] = time.monotonic()
-    bundle = write_bundle_of(
-        made, options, images, mixtures, weights, out, name or out.stem, inpainter
-    )
-    clock["writing"] = time.monotonic()
-    return FitReport(
-        bundle, images, made.fitted.facts, notes_of(images, made.fitted), _differences(clock)
-    )
+    folds = fold_count(options, len(images))
+    with tempfile.TemporaryDirectory(prefix="unblemish-", ignore_cleanup_errors=True) as folder:
+        place = Path(folder) / "whole.bundle" if folds else out
+        bundle = write_bundle_of(
+            made, options, images, mixtures, weights, place, name or out.stem, inpainter
+        )
+        clock["writing"] = time.monotonic()
+        if folds:
+            crossed = cross_fit(options, images, made.graph, bundle, folds, advance)
+            bundle = _moved(bundle, out, crossed)
+            clock["folds"] = time.monotonic()
+    notes = notes_of(images, made.fitted)
+    return FitReport(bundle, images, made.fitted.facts, notes, _differences(clock))
+
+
+def _moved(bundle: Bundle, out: Path, crossed: Crossed) -> Bundle:
+    """The bundle at its final place, with what cross-fitting found."""
+    files = {name: bundle.path / name for name in bundle.manifest.files}
+    record = bundle.manifest.detector
+    assert record is not None
+    detector = record.model_copy(update={"crossed": crossed})
+    return write_bundle(out, files, {**bundle.manifest.model_dump(), "detector": detector})
 
 
 def check_out(out: Path) -> None:

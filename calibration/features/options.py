@@ -35,6 +35,9 @@ class FitOptions:
         steps, rate, noise, minutes: cflow: how it is trained, see `Training` and `CflowFitter`.
         most: normal images used at most, drawn at random.
         held_back: share of the normal images kept out, for calibration.
+        folds: the method is fitted so many times more, each time without one part of the images,
+            to learn how far images reach that it has not seen (`cross_fit`); 0 for never, None for
+            4 where no images are held back and there are 64 or fewer.
         seed: fixes all random choices.
         memory: bytes to hold while fitting.
         threads: of the engine, and of training; None for all cores.
@@ -65,6 +68,7 @@ class FitOptions:
     minutes: float | None = None
     most: int | None = None
     held_back: float = 0.0
+    folds: int | None = None
     seed: int = 0
     memory: int = MEMORY
     threads: int | None = None
@@ -82,6 +86,8 @@ class FitOptions:
                 raise ConfigError(f"{name} must be positive, not {value}.")
         if not 0 <= self.held_back < 1:
             raise ConfigError(f"held_back must lie in [0, 1); found {self.held_back}.")
+        if self.folds is not None and (self.folds < 0 or self.folds == 1):
+            raise ConfigError(f"folds must be 2 or more, or 0 for none; found {self.folds}.")
         if self.pool < 0 or (self.pool and self.pool % 2 == 0):
             raise ConfigError(f"pool must be odd, or 0 for none; found {self.pool}.")
         if not 0 <= self.noise < 10:

@@ -72,7 +72,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = folder / "part.bundle"
     asked: list[Any] = ["fit", "cflow", "--normals", folder / "fitted", "--out", bundle,
                         "--weights", network(folder / "net.onnx"), "--size", SIDE, "--blocks", 4,
-                        "--steps", 150, "--threads", 1]  # fmt: skip
+                        "--steps", 150, "--threads", 1, "--folds", 0]  # fmt: skip
     for command in (asked, ["calibrate", bundle, "--normals", folder / "held", "--images", 8]):
         assert main([str(part) for part in command]) == 0
     return bundle

@@ -67,7 +67,7 @@ def test_profile_times_stages_and_crops(run: Command, ready: Path) -> None:
     figures = json.loads(run(*asked, "--json").out)
     assert figures["refine"] == "f2pad"
     stages = figures["per_image_ms"]
-    assert stages["search"]["p50"] > 0
+    assert stages["search"]["p99"] > 0  # of the spoilt part; the normal one may need none
     assert stages["image"]["p50"] >= stages["detect"]["p50"]
     widths = [crop["width"] for crop in figures["per_crop_ms"]]
     assert widths == sorted(set(widths))

@@ -136,6 +136,16 @@ class FeatureMap(_Record):
     stride: int = Field(gt=0, description="model pixels per cell of its own; repeated if coarser")
 
 
+class Crossed(_Record):
+    """How far the fitted images reach where a detector has not seen them, see `cross_fit`."""
+
+    peaks: tuple[float, ...] = Field(min_length=1, description="largest value of the plain map")
+    levels: tuple[float, ...] = Field(
+        min_length=1, description="score that 1 in 20 cells exceeds; of the same images"
+    )
+    folds: int = Field(ge=2, description="fits without one part of the images each")
+
+
 class Detector(_Record):
     """What PatchCore, PaDiM or CFLOW-AD learned of normal features.
 
@@ -152,10 +162,13 @@ class Detector(_Record):
     )
     channels: int = Field(gt=0, description="length of a feature vector")
     maps: tuple[FeatureMap, ...] = Field((), description="the layers apart, where a method is so")
-    statistics: dict[str, str] = Field(description="array -> npy file of the bundle")
+    statistics: dict[str, str] = Field(
+        description="array -> npy file of the bundle; 'fitted': digests of the images fitted"
+    )
     mixtures: tuple[Mixture, ...] = Field((), description="pixel priors, by number of Gaussians")
     normals: int = Field(gt=0, description="images fitted")
     seed: int
+    crossed: Crossed | None = None
     smoothing_sigma: float = Field(4.0, ge=0, description="Gaussian on the plain map, model px")
     mask_threshold: Positive | None = Field(
         None, description="initial mask: plain map above it; set by calibration"

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="Bundle to calibrate; its settings are replaced.")],
     normals: Annotated[
-        Path, typer.Option(help="Folder of normal images that the model was not trained on.")
+        Path,
+        typer.Option(
+            help="Folder of normal images that the model was not trained on, or that a detector "
+            "was fitted on with --folds."
+        ),
     ],
     false_reject: Annotated[
         float, typer.Option(help="Share of normal parts that may be rejected.")
@@ -88,9 +92,11 @@ def _print(result: CalibrationResult) -> None:
     rows = chosen_rows(result)
     typer.echo(format_table(("setting", "value", "why"), rows, left=3))
     typer.echo(f"\n{rate_note(result)}")
-    weakness = weakness_note(result)
-    if weakness is not None:
-        typer.echo(f"warning: {weakness}", err=True)
+    if result.seen.note is not None:
+        typer.echo(result.seen.note)
+    for warning in (result.seen.warning, weakness_note(result)):
+        if warning is not None:
+            typer.echo(f"warning: {warning}", err=True)
     for _, reason in result.normals.rejected:
         typer.echo(f"set aside: {reason}", err=True)
 

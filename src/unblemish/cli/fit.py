@@ -96,6 +96,14 @@ def fit(
     held_back: Annotated[
         float, typer.Option(help="Share of the images kept out, to calibrate on.")
     ] = 0.0,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Fit so many times more, without one part of the images each, so that calibration "
+            "can use the images fitted; 0 for never. cflow trains anew for each, within --minutes "
+            "each [4 for up to 64 images of which none is held back, 1 image each for up to 7]."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Fixes all random choices.")] = 0,
     memory: Annotated[float, typer.Option(help="GB to hold while fitting.")] = 2.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine.")] = None,
@@ -112,7 +120,8 @@ def fit(
         "white": white, "shrinkage": shrinkage, "epsilon": epsilon, "rank": rank, "pool": pool,
         "share": share, "bank": bank, "blocks": blocks, "steps": steps, "rate": learning_rate,
         "noise": noise, "minutes": minutes, "most": most,
-        "held_back": held_back, "seed": seed, "memory": int(memory * (1 << 30)), "threads": threads,
+        "held_back": held_back, "folds": folds, "seed": seed, "memory": int(memory * (1 << 30)),
+        "threads": threads,
     }  # fmt: skip
     options = FitOptions(**typed)
     with _progress_bar() as advance:
@@ -154,6 +163,8 @@ def _tell(report: FitReport, held_back: float, seed: int, normals: Path) -> None
         typer.echo(f"set aside: {reason}", err=True)
     if held_back:
         rest = f"--normals {normals} --share {held_back:g} --seed {seed}"
+    elif d.crossed is not None:
+        rest = f"--normals {normals}"
     else:
         rest = "--normals DIR   (normal images that were not fitted)"
     typer.echo(f"next: unblemish calibrate {report.bundle.path} {rest}")

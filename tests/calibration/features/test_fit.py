@@ -30,7 +30,8 @@ DISTANCE = 1e-3
 
 
 def options(method: str = "padim", **changes: object) -> FitOptions:
-    settings = {"size": SIZE, "layers": ("layer1",), "selected": 8, "bank": 20, **changes}
+    small = {"size": SIZE, "layers": ("layer1",), "selected": 8, "bank": 20, "folds": 0}
+    settings = {**small, **changes}
     return FitOptions(method, **settings)  # type: ignore[arg-type]
 
 
@@ -194,7 +195,7 @@ def test_fit_refuses_a_layer_the_weights_lack(normals: Path, weights: Path, tmp_
     "changes",
     [{"size": 0}, {"channels": 2}, {"held_back": 1.0}, {"share": -1.0}, {"geometry": "crop"},
      {"shrinkage": "x"}, {"selected": -1}, {"overlap": 0.95}, {"blocks": 0}, {"steps": 0},
-     {"rate": 0.0}, {"noise": -0.1}, {"minutes": 0.0}],
+     {"rate": 0.0}, {"noise": -0.1}, {"minutes": 0.0}, {"folds": 1}, {"folds": -4}],
 )  # fmt: skip
 def test_options_refuse_wrong_settings(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

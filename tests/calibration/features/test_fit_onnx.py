@@ -89,7 +89,7 @@ def test_padim_is_the_mahalanobis_distance_of_the_networks_features(
 def test_every_detector_finds_a_spot_with_it(
     method: str, network: Path, normals: Path, tmp_path: Path
 ) -> None:
-    options = FitOptions(method, size=SIZE, steps=60, noise=0.1, share=1.0)  # type: ignore[arg-type]
+    options = FitOptions(method, size=SIZE, steps=60, noise=0.1, share=1.0, folds=0)  # type: ignore[arg-type]
     bundle = fit(options, normals, network, tmp_path / "p.bundle").bundle
     assert bundle.manifest.model.source == "net.onnx"
     from unblemish.images import read_image
@@ -110,7 +110,7 @@ def test_every_detector_finds_a_spot_with_it(
 def test_few_images_take_the_finest_two_outputs(
     network: Path, normals: Path, tmp_path: Path
 ) -> None:
-    options = FitOptions("cflow", size=SIZE, steps=5)
+    options = FitOptions("cflow", size=SIZE, steps=5, folds=0)
     report = fit(options, normals, network, tmp_path / "p.bundle")
     assert "fine, coarse" in report.notes[0]
     assert Training().steps == FitOptions("cflow").steps  # one default, stated twice
