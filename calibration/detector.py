@@ -24,6 +24,7 @@ _ONSETS = (1.0, 2.0, 4.0)
 _ONSET = 2.0  # with masks, by measurement
 _NORMAL_SHARE = 0.9  # of the normals stay below the peak that counts as usual
 _COLOUR_MARGIN = 1.2  # colours beyond those of all normals by so much are rarer
+_LEAST = 1e-6  # distance: a bank that holds every feature of the images gives 0 on all of them
 _MARGIN = 2.0  # scores of synthetic defects reach beyond the evidence of the first few
 
 
@@ -57,11 +58,11 @@ def prepare_detector(
         raise CalibrationError("the detector gives no finite score on any normal image. Fit again.")
     record = bundle.manifest.detector
     assert record is not None
-    usual = float(np.quantile(peaks[finite], _NORMAL_SHARE))
+    usual = max(float(np.quantile(peaks[finite], _NORMAL_SHARE)), _LEAST)
     changed = record.model_copy(
         update={
             "normal_peak": usual,
-            "mask_threshold": float(np.median(peaks[finite])),
+            "mask_threshold": max(float(np.median(peaks[finite])), _LEAST),
             "cell_level": float(np.median(levels[finite])) or None,
             "mixtures": tuple(
                 mixture.model_copy(update={"level": _COLOUR_MARGIN * max(reached) or None})
