@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle, update_bundle
 from unblemish.bundle.manifest import Calibration
-from unblemish.calibration.detector import prepare_detector
+from unblemish.calibration.detector import pixel_floor, prepare_detector
 from unblemish.calibration.normals import KINDS, SyntheticSet, choose_normals
 from unblemish.calibration.result import CalibrationResult
 from unblemish.calibration.scores import ScoreStore
@@ -99,6 +99,7 @@ def calibrate(
         scope = _intensities(opened)
     else:
         opened, scope = prepare_detector(opened, search, chosen, samples, progress, seen)
+    refine = getattr(search, "refine", None)
     tuning = _tune(samples, search, progress, min(chosen.frame), scope)
     lam = tuning.best.lam
     with ScoreStore() as normal_maps, ScoreStore() as defect_maps:
@@ -116,6 +117,7 @@ def calibrate(
             scope.span,
             scope.sigmas,
             None if low is None or high is None else (seen.peaks(low), high),
+            pixel_floor(opened, refine, seen),
         )
     calibration = _calibration(
         tuning,
@@ -124,7 +126,7 @@ def calibrate(
         seed,
         chosen.sizes,
         len(chosen),
-        getattr(search, "refine", None),
+        refine,
     )
     return CalibrationResult(
         bundle=_write(opened, lam, calibration, settled),

@@ -86,3 +86,18 @@ def prepare_detector(
         search.search(samples[i].image).evidence or 0.0 for i in range(min(FIRST, len(samples)))
     )
     return opened, Scope(_MARGIN * max(highest, usual), (1.0,))
+
+
+def pixel_floor(bundle: Bundle, refine: str | None, seen: Seen) -> float | None:
+    """Score that pixel thresholds lie above where normals were fitted; None where none was.
+
+    Synthetic defects on such normals have a background far below that of new images. What stands
+    in for it: the median of the peaks, or for outlines, which are relative to the usual peak, the
+    score of a pixel that reaches it and differs by no more than noise.
+    Args:
+        bundle: as `prepare_detector` returned it.
+    """
+    record = bundle.manifest.detector
+    if record is None or not seen.count or seen.crossed is None:
+        return None
+    return record.mask_threshold if refine == "none" else bundle.manifest.f2pad.outline_floor

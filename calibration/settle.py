@@ -91,6 +91,7 @@ def settle(
     span: float | None = None,
     sigmas: Sequence[float] = SIGMAS,
     evidence: tuple[Scores, Scores] | None = None,
+    floor: float | None = None,
 ) -> Settled:
     """Choose everything but lambda.
 
@@ -101,12 +102,16 @@ def settle(
         span: range that scores take; None for that of the model's intensities.
         sigmas: smoothings to choose from, px of frames up to 400 px.
         evidence: image scores of normals and defects, where the search gives its own.
+        floor: where normals were fitted, so that their scores are lower than those of new ones:
+            pixel thresholds lie above it, and no weights are learned from such scores.
     Raises: CalibrationError where there are too few normals.
     """
     side = min(frame)
     levels = score_levels(preprocess.high - preprocess.low if span is None else span)
     scaled = scaled_sigmas(sigmas, side)
-    views = _views(preprocess, normals, defects, samples, lam, scaled, levels)
+    if floor is not None:
+        levels = levels[levels > floor]
+    views = _views(preprocess, normals, defects, samples, lam, scaled, levels, weigh=floor is None)
     view = views[0]
     for other in views[1:]:
         view = other if other.trial.dice >= view.trial.dice + WORTHWHILE else view
@@ -148,17 +153,21 @@ def _views(
     lam: float,
     sigmas: Sequence[float],
     levels: NDArray[np.float64],
+    *,
+    weigh: bool = True,
 ) -> tuple[View, ...]:
-    """Every way of weighing that these images allow, the simpler first."""
+    """Every way of weighing that these images allow, the simpler first; one without `weigh`."""
 
     def view(name: str, weight: ScoreWeight | None, crossed: Pair | None) -> View:
         pairs = zip(defects, samples, strict=True)
-        weigh = weight or _as_it_is
-        curves = [smoothing_curves(weigh(score), s.mask, levels, sigmas) for score, s in pairs]
+        weighted = weight or _as_it_is
+        curves = [smoothing_curves(weighted(score), s.mask, levels, sigmas) for score, s in pairs]
         return View(name, weight, crossed, best_trial(lam, curves, levels, sigmas))
 
-    even = ScoreWeight(None, preprocess)
     views = [view("plain", None, None)]
+    if not weigh:
+        return tuple(views)
+    even = ScoreWeight(None, preprocess)
     views += _levelled(view, "level", even, (even, even), normals)
     if can_weigh_places(preprocess, len(normals)):
         weight, crossed = cross_weights(normals, preprocess)

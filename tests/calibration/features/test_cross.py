@@ -274,6 +274,23 @@ def test_calibration_on_the_fitted_images_goes_by_the_crossed_surveys(
     assert "4 fits that had not seen them" in calibration_page(result)
 
 
+@pytest.mark.parametrize("refine", ["none", "initial", "f2pad"])
+def test_masks_of_new_normal_images_stay_empty(
+    refine: str, bundle: Bundle, sixteen: Path, tmp_path: Path
+) -> None:
+    """The synthetic defects lie on fitted images, whose background is far too quiet."""
+    new = list_images(write(tmp_path / "new", 8, 2))
+    with Inspector.open(bundle, refine=refine, threads=1) as inspector:
+        calibrate(bundle, sixteen, false_reject=RATE, images=8, searcher=inspector)
+    with Inspector.open(bundle.path, threads=1) as inspector:
+        flagged = [float((inspector.inspect(read_image(p)).mask > 0).mean()) for p in new]
+        spoilt = read_image(new[0]).copy()
+        spoilt[16:32, 12:28] = 250
+        mask = inspector.inspect(spoilt).mask > 0
+    assert np.mean(flagged) < 0.02
+    assert mask[18:30, 14:26].mean() > 0.5
+
+
 def test_new_images_count_beside_the_crossed_ones(
     bundle: Bundle, sixteen: Path, tmp_path: Path
 ) -> None:
