@@ -41,7 +41,10 @@ class Cleaning:
 
 
 def choose_cleaning(
-    images: Iterable[tuple[Score, Mask]], threshold: float, frame: tuple[int, int]
+    images: Iterable[tuple[Score, Mask]],
+    threshold: float,
+    frame: tuple[int, int],
+    least: float = 0.0,
 ) -> Cleaning:
     """Try thresholds around `threshold`, openings, smallest areas and region peaks, all combined.
 
@@ -52,17 +55,19 @@ def choose_cleaning(
         images: (smoothed score, truth) per synthetic image, both (H, W).
         threshold: best without cleaning.
         frame: height and width that the largest opening and smallest area are measured by, px.
+        least: lower thresholds are not tried, but `threshold` always is.
     """
     openings = [radius for radius in _OPENINGS if radius <= _WIDEST_OPENING * min(frame)]
     areas = np.unique(np.rint(_AREAS * frame[0] * frame[1]).astype(np.int64))
-    tables = [_dice_table(score, truth, threshold, openings, areas) for score, truth in images]
+    levels = [threshold * f for f in _FACTORS if f == 1 or threshold * f >= least]
+    tables = [_dice_table(score, truth, levels, openings, areas) for score, truth in images]
     table = np.stack(tables)
     means = table.mean(axis=0)
     good = np.argwhere(means >= means.max() - _INDIFFERENT)
     factor, opening, area, peak = max(
         map(tuple, good), key=lambda at: (at[3], at[2], at[1], means[at])
     )
-    level = threshold * _FACTORS[factor]
+    level = levels[factor]
     return Cleaning(
         pixel_threshold=float(level),
         open_radius=openings[opening],
@@ -75,14 +80,13 @@ def choose_cleaning(
 def _dice_table(
     score: Score,
     truth: Mask,
-    threshold: float,
+    levels: Sequence[float],
     openings: Sequence[int],
     smallest: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Dice of one image, (factors, openings, areas, peaks)."""
+    """Dice of one image, (levels, openings, areas, peaks)."""
     rows = [
-        [_dices(score, truth, threshold * factor, radius, smallest) for radius in openings]
-        for factor in _FACTORS
+        [_dices(score, truth, level, radius, smallest) for radius in openings] for level in levels
     ]
     return np.array(rows)
 

@@ -122,6 +122,7 @@ def settle(
         ),
         view.trial.threshold,
         frame,
+        floor or 0.0,
     )
     masks = (cleaning.mask(view.smooth(view.normal(i, raw))) for i, raw in enumerate(normals))
     clean = sum(not mask.any() for mask in masks)

@@ -281,7 +281,12 @@ def test_masks_of_new_normal_images_stay_empty(
     """The synthetic defects lie on fitted images, whose background is far too quiet."""
     new = list_images(write(tmp_path / "new", 8, 2))
     with Inspector.open(bundle, refine=refine, threads=1) as inspector:
-        calibrate(bundle, sixteen, false_reject=RATE, images=8, searcher=inspector)
+        result = calibrate(bundle, sixteen, false_reject=RATE, images=8, searcher=inspector)
+    record = result.bundle.manifest.detector
+    assert record is not None
+    assert record.cell_level is not None
+    least = math.sqrt(record.cell_level) if refine == "none" else 0.5
+    assert result.calibration.pixel_threshold >= least
     with Inspector.open(bundle.path, threads=1) as inspector:
         flagged = [float((inspector.inspect(read_image(p)).mask > 0).mean()) for p in new]
         spoilt = read_image(new[0]).copy()
