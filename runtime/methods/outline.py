@@ -79,10 +79,8 @@ def refined_score(
 
         score = 6 sqrt(p) m + p (floor + min(max(r / s - onset, 0), 6) / 4).
 
-    The root lets the mask count where the detector's map has begun to fall: best Dice per image,
-    and at one threshold, on real magnetic tiles .62 and .48 (as with p m; the map alone .45 and
-    .26), on pasted defects in colour .99 and .98 (p m: .97 and .95), in grey .96 and .93 (.95 and
-    .93). The bare residual gives .45 and .35, .99 and .98, .98 and .97.
+    There p is at least what `Refined.strange` exceeds 1 by, so that a defect counts which only
+    its colours show. The root lets the mask count where the detector's map has begun to fall.
 
     Args:
         median: the first guess of the normal image, from which r and s are taken.
