@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle.manifest import Polarity
-from unblemish.runtime.methods.decomposition import Prior
 
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -91,14 +90,15 @@ def candidate_masks(
     fill: Float,
     free: Bool,
     odds: Float,
-    prior: Prior | None,
+    rarity: Float | None,
     area: float,
     polarity: Polarity = "both",
 ) -> list[Bool]:
     """Different masks of a window, none of them empty.
 
     Args:
-        x, fill: (C, h, w) in [0, 1]: the frame and n0. prior: in [0, 1] intensity too.
+        x, fill: (C, h, w) in [0, 1]: the frame and n0.
+        rarity: (h, w) `Prior.distances` of the frame, if there is a prior.
         odds: of `colour_odds`. area: model px per pixel.
         polarity: dark: only pixels darker than the median around them; bright: brighter.
     """
@@ -108,8 +108,8 @@ def candidate_masks(
         (255 * np.abs(x - fill).max(axis=0), _FILL),
         (255 * np.abs(x - median).max(axis=0), _MEDIAN),
     ]
-    if prior is not None:
-        maps.append((prior.distances(x), _PRIOR))
+    if rarity is not None:
+        maps.append((rarity, _PRIOR))
     if polarity != "both":
         sign = 1 if polarity == "bright" else -1
         free = free & (sign * (x - median).mean(axis=0) > 0)

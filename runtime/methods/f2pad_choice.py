@@ -175,8 +175,10 @@ class RegionChoice:
         window, free = batch.windows[row].slices, batch.free[row, 0] > 0
         x, fill = batch.x[row] * unit, batch.start[row] * unit
         odds = colour_odds(palette, window, free, frame.map[window] - 1)
-        masks = candidate_masks(x, fill, free, odds, self.prior, area, self.polarity)
-        compare = self._comparison(frame, batch, row, whole, level)
+        rarity = None if self.prior is None else self.prior.distances(x)
+        masks = candidate_masks(x, fill, free, odds, rarity, area, self.polarity)
+        odd = self._odd(rarity, free.shape)
+        compare = self._comparison(frame, batch, row, whole, level, odd)
         choice = compare.best(masks, compare.nothing())
         core = frame.map[window] > 1
         for _ in range(_ROUNDS):
@@ -187,7 +189,7 @@ class RegionChoice:
         return choice
 
     def _comparison(
-        self, frame: Frame, batch: Batch, row: int, whole: Float, level: float
+        self, frame: Frame, batch: Batch, row: int, whole: Float, level: float, odd: Float
     ) -> _Comparison:
         region, view = batch.regions[row], batch.view
         crop, area = region.crop, float(batch.area[row])
@@ -204,13 +206,13 @@ class RegionChoice:
             self.detector.record.stride**2 / (_CELL * level),
             _HINGE * level,
             self.settings.beta * area,
-            self._odd(batch.x[row] * np.float32(self.settings.unit)),
+            odd,
         )  # fmt: skip
 
-    def _odd(self, x: Float) -> Float:
-        if self.prior is None or self.prior.level is None:
-            return np.zeros(x.shape[1:], np.float32)
-        excess = self.prior.distances(x) / np.float32(self.prior.level) - 1
+    def _odd(self, rarity: Float | None, shape: tuple[int, ...]) -> Float:
+        if rarity is None or self.prior is None or self.prior.level is None:
+            return np.zeros(shape, np.float32)
+        excess = rarity / np.float32(self.prior.level) - 1
         return np.asarray(np.clip(excess, 0, 1), np.float32)
 
     def _solved(self, frame: Frame, batch: Batch, row: int, choice: Choice | None) -> Solved:

@@ -63,8 +63,9 @@ def masks_of(level: float, polarity: str = "both", area: float = 1.0) -> tuple[l
     odds = colour_odds(palette_of(x, ~free), WINDOW, free[WINDOW], strange[WINDOW])
     fill = np.full_like(x, 0.4)
     prior = Prior(np.array([[0.4]], np.float32), np.array([[[1 / 0.03**2]]], np.float32))
+    rarity = prior.distances(x[(slice(None), *WINDOW)])
     windows = [image[(slice(None), *WINDOW)] for image in (x, fill)]
-    found = candidate_masks(*windows, free[WINDOW], odds, prior, area, polarity)  # type: ignore[arg-type]
+    found = candidate_masks(*windows, free[WINDOW], odds, rarity, area, polarity)  # type: ignore[arg-type]
     return found, truth[WINDOW]
 
 
