@@ -127,40 +127,48 @@ class Parts:
     items: tuple[Part, ...]
 
 
-def label_parts(free: Bool, owner: NDArray[np.int32] | None = None) -> Parts:
+def label_parts(free: Bool, territories: Sequence[Box] | None = None) -> Parts:
     """Split free pixels (H, W) into connected parts (8 neighbours), each within one tile.
 
     Args:
-        owner: (H, W) the tile of every pixel, see `owners`; None where there is one tile.
+        territories: of every tile, see there; None where there is one tile.
     """
     labels = np.zeros(free.shape, np.int32)
     items: list[Part] = []
-    for tile in (0,) if owner is None else np.unique(owner[free]):
-        mine = free if owner is None else free & (owner == tile)
+    for tile, box in enumerate(territories or [Box(0, 0, *free.shape)]):
+        mine = free[box.slices]
+        if not mine.any():
+            continue
         count, found, stats, _ = cv2.connectedComponentsWithStats(
             mine.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
         )
         first = len(items)
-        labels = np.where(found > 0, found + first, labels).astype(np.int32, copy=False)
+        labels[box.slices] = np.where(found > 0, found + first, 0)
         for number, (x, y, w, h, _) in enumerate(stats[1:count].tolist(), first + 1):
-            items.append(Part(number, Box(y, x, y + h, x + w), int(tile)))
+            top, left = box.top + y, box.left + x
+            items.append(Part(number, Box(top, left, top + h, left + w), tile))
     return Parts(labels, tuple(items))
 
 
-def owners(axes: Sequence[tuple[Axis, Axis]], shape: tuple[int, int]) -> NDArray[np.int32] | None:
-    """The tile whose middle is nearest to each native pixel, (H, W); None for a single tile."""
-    if len(axes) == 1:
-        return None
-    height, width = shape
-    down = np.stack([_distance(rows, height) for rows, _ in axes])
-    across = np.stack([_distance(columns, width) for _, columns in axes])
-    # Tiles stand in rows and columns, so the nearest in both axes apart is one of them.
-    row, column = down.min(axis=0), across.min(axis=0)
-    owner = np.full((height, width), -1, np.int32)
-    for tile in range(len(axes)):
-        mine = np.outer(down[tile] == row, across[tile] == column)
-        owner[mine & (owner < 0)] = tile
-    return owner
+def territories(axes: Sequence[tuple[Axis, Axis]], shape: tuple[int, int]) -> list[Box]:
+    """For every tile the native pixels whose nearest tile, by its middle, it is.
+
+    Together they are the frame; tiles stand in rows and columns, so each is a rectangle.
+    """
+    rows = _nearest([rows for rows, _ in axes], shape[0])
+    columns = _nearest([columns for _, columns in axes], shape[1])
+    return [Box(rows[r][0], columns[c][0], rows[r][1], columns[c][1]) for r, c in axes]
+
+
+def _nearest(axes: Sequence[Axis], length: int) -> dict[Axis, Span]:
+    """The native indices that are nearest to the middle of each of the different axes."""
+    different = list(dict.fromkeys(axes))
+    nearest = np.argmin([_distance(axis, length) for axis in different], axis=0)
+    spans = {}
+    for number, axis in enumerate(different):
+        mine = np.flatnonzero(nearest == number)
+        spans[axis] = (int(mine[0]), int(mine[-1]) + 1) if mine.size else (0, 0)
+    return spans
 
 
 def _distance(axis: Axis, length: int) -> NDArray[np.float64]:

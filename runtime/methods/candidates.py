@@ -32,30 +32,27 @@ class Palette:
     """Histogram cells of every pixel of a frame, and how normal pixels fill them.
 
     Args:
-        cell: (H, W) number of the histogram cell.
+        cell: (H, W) uint16 number of the histogram cell.
         normal: (cells,) shares of the pixels outside all regions.
     """
 
-    cell: NDArray[np.intp]
+    cell: NDArray[np.uint16]
     normal: Float
     colour: bool
 
-    def histogram(self, cells: NDArray[np.intp], weight: Float) -> Float:
+    def histogram(self, cells: NDArray[np.uint16], weight: Float) -> Float:
         """Smoothed shares of weighted pixels."""
         return _histogram(cells, weight, self.colour)
 
 
-def palette_of(x: Float, outside: Bool) -> Palette:
-    """Count the colours of a frame (C, H, W) in [0, 1] outside its regions."""
-    levels = np.clip(x * 255, 0, 255)
+def palette_of(x: Float, outside: Bool, unit: float = 1.0) -> Palette:
+    """Count the colours of a frame outside its regions; x (C, H, W) times `unit` is in [0, 1]."""
     colour = x.shape[0] == 3
-    if colour:
-        r, g, b = (levels / 12).astype(np.intp)
-        cell = (r * _COLOUR_BINS + g) * _COLOUR_BINS + b
-    else:
-        cell = (levels[0] / 4).astype(np.intp)
-    weight = outside.astype(np.float32)
-    return Palette(cell, _histogram(cell, weight, colour), colour)
+    cell = np.zeros(x.shape[1:], np.uint16)
+    for plane in x:
+        levels = np.clip(plane * np.float32(255 * unit), 0, 255)
+        cell = cell * _COLOUR_BINS + (levels / 12 if colour else levels / 4).astype(np.uint16)
+    return Palette(cell, _histogram(cell[outside], None, colour), colour)
 
 
 def colour_odds(palette: Palette, window: tuple[slice, slice], free: Bool, strange: Float) -> Float:
@@ -184,9 +181,10 @@ def _median(x: Float, area: float) -> Float:
     return np.stack(planes).astype(np.float32) / np.float32(255)
 
 
-def _histogram(cells: NDArray[np.intp], weight: Float, colour: bool) -> Float:
+def _histogram(cells: NDArray[np.uint16], weight: Float | None, colour: bool) -> Float:
     size = _COLOUR_BINS**3 if colour else _GREY_BINS
-    weighed = np.bincount(cells.ravel(), weights=weight.ravel(), minlength=size)
+    flat = None if weight is None else weight.ravel()
+    weighed = np.bincount(cells.ravel(), weights=flat, minlength=size)
     counts = np.asarray(weighed / max(float(weighed.sum()), 1e-9), np.float64)
     if not colour:
         line = np.ascontiguousarray(counts[None], np.float32)

@@ -18,7 +18,7 @@ from unblemish.runtime.crops import (
     Parts,
     find_regions,
     label_parts,
-    owners,
+    territories,
     whole_regions,
 )
 from unblemish.runtime.detectors.load import Detector
@@ -120,7 +120,7 @@ class F2pad:
         if not initial.mask.any():
             return _nothing(unit, initial.strange, clock() - began)
         spread = [axes(self._preprocess, unit.shape, t) for t in range(len(model_images))]
-        parts = label_parts(initial.free, owners(spread, (unit.shape[0], unit.shape[1])))
+        parts = label_parts(initial.free, territories(spread, (unit.shape[0], unit.shape[1])))
         start = self._inpaint(unit, initial.free)
         prepared = clock()
         solved = self._solve(unit, start, model_images, initial, parts, deadline, clock)
@@ -176,6 +176,7 @@ class F2pad:
             initial.strange,
             initial.plain,
             [axes(self._preprocess, unit.shape, tile) for tile in range(len(images))],
+            self._settings.unit,
             self._settings.unit * (self._preprocess.high - self._preprocess.low),
         )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.runtime.crops import Box, Part, Region
+from unblemish.runtime.methods.candidates import Palette, palette_of
 from unblemish.runtime.methods.decomposition import View
 from unblemish.runtime.resampling import Axis
 from unblemish.runtime.solvers.protocol import Float
@@ -27,7 +29,7 @@ class Frame:
         images, tiles: (T, C, h, w) model images of n0 and of the frame, in model intensities.
         labels: (H, W) int32, part k + 1 of the free pixels. plain: (H, W) the initial mask.
         map: (H, W) the detector's map, in units of its threshold. distances: the map itself.
-        axes: of every tile. gain: model intensities per unit.
+        axes: of every tile. unit: intensity that counts as 1. gain: model intensities per unit.
     """
 
     x: Float
@@ -39,12 +41,18 @@ class Frame:
     map: Float
     distances: Float
     axes: Sequence[tuple[Axis, Axis]]
+    unit: float
     gain: float
 
     @property
     def shape(self) -> tuple[int, int]:
         """(H, W)."""
         return self.labels.shape[0], self.labels.shape[1]
+
+    @cached_property
+    def palette(self) -> Palette:
+        """The colours of the pixels that are not free."""
+        return palette_of(self.x, self.labels == 0, self.unit)
 
     def area(self, tile: int) -> float:
         """Model pixels per pixel of the search."""

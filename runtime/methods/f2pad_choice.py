@@ -26,11 +26,9 @@ from unblemish.runtime.detectors.crops import CropCells
 from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.candidates import (
-    Palette,
     candidate_masks,
     colour_odds,
     neighbouring_masks,
-    palette_of,
 )
 from unblemish.runtime.methods.decomposition import Prior, View
 from unblemish.runtime.methods.f2pad_batch import Batch, Frame
@@ -144,7 +142,6 @@ class RegionChoice:
         self, frame: Frame, batch: Batch, deadline: float | None, clock: Clock
     ) -> list[Solved]:
         """One `Solved` per region; regions whose turn comes after the deadline stay as they are."""
-        palette = self._palette(frame)
         level = self.level or usual_level(frame)
         wholes: dict[int, Float] = {}
         out = []
@@ -155,26 +152,15 @@ class RegionChoice:
             if region.tile not in wholes:
                 tile = frame.tiles[region.tile : region.tile + 1]
                 wholes[region.tile] = np.array(self.detector.features(tile)[0])
-            choice = self._choose(frame, batch, row, palette, wholes[region.tile], level)
+            choice = self._choose(frame, batch, row, wholes[region.tile], level)
             out.append(self._solved(frame, batch, row, choice))
         return out
 
-    def _palette(self, frame: Frame) -> Palette:
-        return palette_of(frame.x * np.float32(self.settings.unit), frame.labels == 0)
-
-    def _choose(
-        self,
-        frame: Frame,
-        batch: Batch,
-        row: int,
-        palette: Palette,
-        whole: Float,
-        level: float,
-    ) -> Choice:
+    def _choose(self, frame: Frame, batch: Batch, row: int, whole: Float, level: float) -> Choice:
         unit, area = np.float32(self.settings.unit), float(batch.area[row])
         window, free = batch.windows[row].slices, batch.free[row, 0] > 0
         x, fill = batch.x[row] * unit, batch.start[row] * unit
-        odds = colour_odds(palette, window, free, frame.map[window] - 1)
+        odds = colour_odds(frame.palette, window, free, frame.map[window] - 1)
         rarity = None if self.prior is None else self.prior.distances(x)
         masks = candidate_masks(x, fill, free, odds, rarity, area, self.polarity)
         odd = self._odd(rarity, free.shape)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from unblemish.bundle.manifest import Preprocess
-from unblemish.runtime.crops import Box, Grid, find_regions, label_parts, owners, whole_regions
+from unblemish.runtime.crops import (
+    Box,
+    Grid,
+    find_regions,
+    label_parts,
+    territories,
+    whole_regions,
+)
 from unblemish.runtime.resampling import Axis, axes
 
 GRID = Grid(height=64, width=96, align=8, margin=8, border=3)
@@ -53,10 +60,12 @@ def test_tiles_own_disjoint_parts_that_they_show() -> None:
     shape = (150, 170)
     count = 3 * 4
     spread = [axes(p, shape, tile) for tile in range(count)]
-    owner = owners(spread, shape)
-    assert owner is not None
-    assert owner.min() >= 0
-    parts = label_parts(np.ones(shape, np.bool_), owner)
+    owned = territories(spread, shape)
+    counted = np.zeros(shape, np.int32)
+    for box in owned:
+        counted[box.slices] += 1
+    assert (counted == 1).all()
+    parts = label_parts(np.ones(shape, np.bool_), owned)
     assert {part.tile for part in parts.items} <= set(range(count))
     assert (parts.labels > 0).all()
     for part in parts.items:

@@ -51,6 +51,7 @@ def frame_of(tiny: Any, shape: tuple[int, int], channels: int) -> tuple[Frame, A
         np.ones(shape, np.float32),
         [axes(p, shape, 0)],
         UNIT,
+        UNIT,
     )
     return frame, parts
 
