@@ -1,4 +1,4 @@
-"""Choose F2PAD's weights on synthetic defects: what a flagged pixel costs, and the pixel prior."""
+"""Choose F2PAD's weights on synthetic defects: what flagged pixels cost, and the pixel prior."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from unblemish.calibration.metrics import dice
 from unblemish.calibration.race import race
 from unblemish.runtime.inspector import Inspector
 
-_BETAS = (0.025, 0.05, 0.1, 0.2)
+# What is chosen, one after the other, with the values tried. Seed 003 searches over alpha_1, beta_0
+# and the number of Gaussians, and fixes alpha_2.
+_GRIDS: dict[str, dict[str, Sequence[float]]] = {
+    "fast": {"beta": (0.025, 0.05, 0.1, 0.2)},
+    "paper": {"beta0": (1e3, 1e4, 1e5, 1e6), "alpha1": (0.01, 0.1, 1.0)},
+}
 
 
 def choose_weights(
@@ -23,14 +28,17 @@ def choose_weights(
     samples: Sequence[SyntheticDefect],
     progress: Callable[[], None],
 ) -> Bundle:
-    """Race beta, then the number of Gaussians with it, by the mean Dice of the refined masks.
+    """Race the weights of the inspector's schedule, each with the best of those before.
+
+    The mean Dice of the refined masks decides; the number of Gaussians comes last.
 
     The inspector, opened with refine='f2pad', is left with the bundle returned.
     Args:
         bundle: with the levels of normal frames. progress: called after every search.
-    Returns: the bundle with `beta` and `components`, in memory alone.
+    Returns: the bundle with the weights and `components`, in memory alone.
     """
-    bundle = _best(bundle, "beta", _BETAS, inspector, samples, progress)
+    for name, values in _GRIDS[inspector.schedule].items():
+        bundle = _best(bundle, name, values, inspector, samples, progress)
     detector = bundle.manifest.detector
     mixtures = range(len(detector.mixtures)) if detector is not None else range(0)
     if len(mixtures) > 1:

@@ -54,7 +54,7 @@ class Inspector:
         self._clock = clock
         self._lock = threading.Lock()
         self._warned: set[str] = set()
-        self.refine = search.refine
+        self.refine, self.schedule = search.refine, search.options.schedule
 
     @staticmethod
     def open(

@@ -22,6 +22,7 @@ class Inspector:
     """Flags the defect and as many pixels more as its settings are away from the best."""
 
     bundle: Bundle
+    schedule: str = "fast"
 
     def adopt(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -29,6 +30,8 @@ class Inspector:
     def search(self, frame: Any) -> Any:
         settings = self.bundle.manifest.f2pad
         apart = abs(np.log2(settings.beta / BEST_BETA))
+        if self.schedule == "paper":
+            apart = abs(np.log2(settings.beta0 / 1e5)) + abs(np.log2(settings.alpha1 / 0.1))
         apart += 0.4 * abs(settings.components - BEST_COMPONENTS)
         mask = frame.astype(np.float32).copy()
         mask.ravel()[: int(20 * apart)] = 1
@@ -65,3 +68,13 @@ def test_the_weights_of_the_best_masks_are_chosen(mixtures: int) -> None:
     assert inspector.bundle.manifest == chosen.manifest
     assert chosen.manifest.detector == opened.manifest.detector
     assert calls
+
+
+def test_the_schedule_says_which_weights_are_chosen() -> None:
+    truth = np.zeros((32, 32), np.bool_)
+    truth[10:20, 10:20] = True
+    samples: Any = [SimpleNamespace(image=truth, mask=truth)] * 8
+    inspector: Any = Inspector(bundle(2), "paper")
+    chosen = choose_weights(inspector.bundle, inspector, samples, lambda: None).manifest.f2pad
+    assert (chosen.beta0, chosen.alpha1, chosen.components) == (1e5, 0.1, 1)
+    assert chosen.beta == bundle(2).manifest.f2pad.beta

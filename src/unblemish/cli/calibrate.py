@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unblemish.cli.choices import Schedule
+
 if TYPE_CHECKING:
     from unblemish.calibration.calibrate import Progress
     from unblemish.calibration.result import CalibrationResult
@@ -48,6 +50,9 @@ def calibrate(
         str | None,
         typer.Option(help="The search to calibrate for, as in `inspect` [the bundle's]."),
     ] = None,
+    schedule: Annotated[
+        Schedule, typer.Option(help="The steps to calibrate for; paper takes hours on a CPU.")
+    ] = Schedule.FAST,
     white: Annotated[
         float | None, typer.Option(help="Intensity of white; the bundle keeps it [its own].")
     ] = None,
@@ -67,7 +72,10 @@ def calibrate(
     opened = Bundle.open(bundle)
     if polarity is not None:
         opened = opened.with_rgi(polarity=polarity)
-    inspector = Inspector.open(opened, backend=backend, threads=threads, white=white, refine=refine)
+    inspector = Inspector.open(
+        opened, backend=backend, threads=threads, white=white, refine=refine,
+        schedule=schedule.value,
+    )  # fmt: skip
     with inspector, _progress_bar() as progress:
         result = run(
             opened,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from unblemish.cli.choices import Refine, Schedule
 
 if TYPE_CHECKING:
     from unblemish.batch.records import Record
@@ -14,25 +15,6 @@ if TYPE_CHECKING:
     from unblemish.batch.sources import Source
 
 CLEAN, DEFECTS, ERROR = 0, 1, 2
-
-
-class Refine(str, Enum):
-    """How far the search goes."""
-
-    RGI = "rgi"
-    RRGI = "rrgi"
-    NONE = "none"
-    L2 = "l2"
-    L1 = "l1"
-    INITIAL = "initial"
-    F2PAD = "f2pad"
-
-
-class Schedule(str, Enum):
-    """In which steps it goes."""
-
-    FAST = "fast"
-    PAPER = "paper"
 
 
 def inspect(

@@ -1,0 +1,24 @@
+"""Choices that several commands offer."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Refine(str, Enum):
+    """How far the search goes."""
+
+    RGI = "rgi"
+    RRGI = "rrgi"
+    NONE = "none"
+    L2 = "l2"
+    L1 = "l1"
+    INITIAL = "initial"
+    F2PAD = "f2pad"
+
+
+class Schedule(str, Enum):
+    """In which steps it goes."""
+
+    FAST = "fast"
+    PAPER = "paper"
