@@ -213,6 +213,7 @@ def _calibration(
         image_threshold=settled.reject.value,
         smoothing_sigma=settled.view.trial.sigma,
         image_sigma=settled.image_sigma,
+        by_evidence=settled.by_evidence,
         open_radius=cleaning.open_radius,
         min_area=cleaning.min_area,
         region_threshold=cleaning.region_threshold,

@@ -30,7 +30,7 @@ def calibration_page(result: CalibrationResult) -> str:
     )
     sections = [
         Section("Chosen", _asides(result), _chosen(result)),
-        _sensitivity(result),
+        *([_sensitivity(result)] if len(result.tuning.trials) > 1 else []),
         _rejects(result),
         Section("Synthetic defects by kind", _KINDS, _kinds(result)),
         Section("Examples", _EXAMPLES, figures=tuple(map(_example, result.examples))),
@@ -48,22 +48,31 @@ _EXAMPLES = "The first defect of every kind. Orange: the mask found. Blue: the t
 
 def chosen_rows(result: CalibrationResult) -> list[tuple[str, str, str]]:
     """(setting, value, reason) of everything that was chosen."""
-    c, best = result.calibration, result.tuning.best
+    c, best, scalar = result.calibration, result.tuning.best, scalar_name(result)
+    tried = len(result.tuning.trials)
+    how = f"best of {tried} by mean Dice" if tried > 1 else "by experience"
     return [
-        ("lambda", f"{result.lam:.4g}", f"best of {len(result.tuning.trials)} by mean Dice"),
+        *([(scalar, f"{result.lam:.4g}", how)] if scalar else []),
         ("smoothing", f"{c.smoothing_sigma:g} px", "sigma of the best mean Dice"),
         ("weights", result.view, _weights(result)),
         (
             "pixel threshold",
             f"{c.pixel_threshold:.4g}",
-            f"mean Dice {c.dice or 0:.3f} with all of this, {best.dice:.3f} by lambda alone",
+            f"mean Dice {c.dice or 0:.3f} with all of this, {best.dice:.3f} with smoothing alone",
         ),
         ("region threshold", f"{c.region_threshold:.4g}", "largest score a region must exceed"),
         ("opening", f"{c.open_radius} px", "radius of the disc"),
         ("smallest area", f"{c.min_area} px", "smaller regions are dropped"),
-        ("image smoothing", f"{c.image_sigma or 0:g} px", "sigma that parts the image scores best"),
+        _judged(result),
         ("image threshold", f"{c.image_threshold:.4g}", _rate(result)),
     ]
+
+
+def scalar_name(result: CalibrationResult) -> str | None:
+    """What the tuner chose: a generator's lambda, the onset of a detector's outline, or nothing."""
+    if result.bundle.manifest.detector is None:
+        return "lambda"
+    return None if result.calibration.refine == "none" else "onset"
 
 
 def rate_note(result: CalibrationResult) -> str:
@@ -106,6 +115,14 @@ def _weights(result: CalibrationResult) -> str:
     return "mean Dice: " + ", ".join(f"{n} {t.dice:.3f}" for n, t in result.views.items())
 
 
+def _judged(result: CalibrationResult) -> tuple[str, str, str]:
+    """What the verdict goes by."""
+    c = result.calibration
+    if result.bundle.manifest.detector is not None and c.by_evidence:
+        return "image score", "detector's peak", "parts normals and defects as well as the map's"
+    return "image score", f"map, {c.image_sigma or 0:g} px", "smoothing that parts them best"
+
+
 def _rate(result: CalibrationResult) -> str:
     how = "extrapolated" if result.reject.method == "tail" else "quantile"
     return f"false-reject rate {_percent(result.reject.expected_rate)}, {how}"
@@ -128,7 +145,7 @@ def _asides(result: CalibrationResult) -> str:
 
 
 def _sensitivity(result: CalibrationResult) -> Section:
-    trials = result.tuning.trials
+    trials, name = result.tuning.trials, scalar_name(result) or "lambda"
     line = Line(
         "mean Dice, band: one standard deviation",
         [t.lam for t in trials],
@@ -137,8 +154,8 @@ def _sensitivity(result: CalibrationResult) -> Section:
     )
     plot = line_plot(
         [line],
-        title="Sensitivity to lambda",
-        x_label="lambda",
+        title=f"Sensitivity to {name}",
+        x_label=name,
         y_label="Dice",
         log_x=True,
         mark=(result.lam, f"chosen: {result.lam:.4g}"),
@@ -148,12 +165,12 @@ def _sensitivity(result: CalibrationResult) -> Section:
         for t in trials
     )
     text = (
-        "All lambdas start on few images, and only those that may still win get more; each is "
-        "shown at its own best smoothing and threshold. A broad plateau means that lambda "
-        "hardly matters."
+        "All values start on few images, and only those that may still win get more; each is "
+        "shown at its own best smoothing and threshold. A broad plateau means that the "
+        "choice hardly matters."
     )
-    table = Table(("lambda", "Dice", "spread", "smoothing px", "images"), rows)
-    return Section("Lambda", text, table, (Figure(plot, "Dice over lambda"),), wide=True)
+    table = Table((name, "Dice", "spread", "smoothing px", "images"), rows)
+    return Section(name.capitalize(), text, table, (Figure(plot, f"Dice over {name}"),), wide=True)
 
 
 def _rejects(result: CalibrationResult) -> Section:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from unblemish.bundle.manifest import Preprocess
 from unblemish.calibration.cleaning import Cleaning, choose_cleaning
 from unblemish.calibration.defects import SyntheticDefect
-from unblemish.calibration.metrics import image_auroc
 from unblemish.calibration.normals import KINDS
 from unblemish.calibration.result import Example, KindFigures
 from unblemish.calibration.scores import Score
@@ -25,13 +24,13 @@ from unblemish.calibration.tuning import (
     score_levels,
     smoothing_curves,
 )
-from unblemish.runtime.decision import image_score, smooth
+from unblemish.calibration.verdict import IMAGE_SIGMAS, Judge, choose_judge, peaks
+from unblemish.runtime.decision import smooth
 from unblemish.runtime.weighting import ScoreWeight
 
 Pair = tuple[ScoreWeight, ScoreWeight]
 Scores = NDArray[np.float64]
 
-IMAGE_SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # px of frames up to 400 px
 WORTHWHILE = 0.005  # mean Dice that weights must add to be kept
 
 
@@ -73,6 +72,7 @@ class Settled:
     cleaning: Cleaning
     reject: TailThreshold
     image_sigma: float
+    by_evidence: bool
     normal_scores: Scores
     defect_scores: Scores
     clean_normals: float
@@ -126,22 +126,19 @@ def settle(
     )
     masks = (cleaning.mask(view.smooth(view.normal(i, raw))) for i, raw in enumerate(normals))
     clean = sum(not mask.any() for mask in masks)
-    if evidence is None:
-        sigma, low, high = _image_scores(view, normals, defects, side, false_reject)
-    else:
-        sigma, (low, high) = 0.0, evidence
-    normal_scores, defect_scores = low, high
-    reject = reject_threshold(normal_scores, false_reject)
+    judge = _judge(view, normals, defects, side, false_reject, evidence, fitted=floor is not None)
+    reject = reject_threshold(judge.normals, false_reject)
     return Settled(
         view=view,
         views=views,
         cleaning=cleaning,
         reject=reject,
-        image_sigma=sigma,
-        normal_scores=normal_scores,
-        defect_scores=defect_scores,
+        image_sigma=judge.sigma or 0.0,
+        by_evidence=judge.sigma is None,
+        normal_scores=judge.normals,
+        defect_scores=judge.defects,
         clean_normals=clean / len(normals),
-        kinds=_kinds(samples, cleaning, defect_scores > reject.value),
+        kinds=_kinds(samples, cleaning, judge.defects > reject.value),
         examples=tuple(_examples(view, defects, samples, cleaning)),
     )
 
@@ -196,32 +193,25 @@ def _as_it_is(score: Score) -> Score:
     return score
 
 
-def _image_scores(
+def _judge(
     view: View,
     normals: Sequence[Score],
     defects: Sequence[Score],
     side: int,
     false_reject: float,
-) -> tuple[float, Scores, Scores]:
-    """Smoothing that parts the images best, and the image scores of normals and defects with it.
-
-    Best is the sum of the image AUROC, which knows no threshold, and of the share of the defects
-    above the threshold of the rate asked for; among equals the least smoothing.
-    """
+    evidence: tuple[Scores, Scores] | None,
+    *,
+    fitted: bool,
+) -> Judge:
+    """The map's peak or the evidence; the latter where maps of fitted normals say nothing."""
+    given = None if evidence is None else Judge(*evidence)
+    if given is not None and fitted:
+        return given
     sigmas = scaled_sigmas(IMAGE_SIGMAS, side)
-    low = np.array([_peaks(view.normal(i, raw), sigmas) for i, raw in enumerate(normals)])
-    high = np.array([_peaks(view.new(raw), sigmas) for raw in defects])
-
-    def merit(k: int) -> float:
-        caught = (high[:, k] > reject_threshold(low[:, k], false_reject).value).mean()
-        return (image_auroc(low[:, k], high[:, k]) or 0.0) + float(caught)
-
-    best = int(np.argmax([merit(k) for k in range(len(sigmas))]))
-    return sigmas[best], low[:, best], high[:, best]
-
-
-def _peaks(weighted: Score, sigmas: Sequence[float]) -> list[float]:
-    return [image_score(smooth(weighted, sigma)) for sigma in sigmas]
+    low = np.array([peaks(view.normal(i, raw), sigmas) for i, raw in enumerate(normals)])
+    high = np.array([peaks(view.new(raw), sigmas) for raw in defects])
+    maps = [Judge(low[:, k], high[:, k], sigma) for k, sigma in enumerate(sigmas)]
+    return choose_judge(maps, given, false_reject)
 
 
 def _kinds(

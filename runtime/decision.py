@@ -40,9 +40,9 @@ def decide(
     mask = mask_of(score, calibration)
     regions = measure_regions(mask, score, millimetres_per_pixel=millimetres_per_pixel)
     total = (
-        image_score(_for_verdict(weighted, score, calibration))
-        if found.evidence is None
-        else found.evidence
+        found.evidence
+        if found.evidence is not None and calibration.by_evidence
+        else image_score(_for_verdict(weighted, score, calibration))
     )
     verdict: Literal["pass", "fail"] = (
         "fail"

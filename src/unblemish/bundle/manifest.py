@@ -247,6 +247,11 @@ class Calibration(_Record):
     image_sigma: float | None = Field(
         None, ge=0, description="Gaussian before the image score; None: smoothing_sigma"
     )
+    by_evidence: bool = Field(
+        True,
+        description="the verdict goes by the detector's own peak, where there is a detector; else "
+        "by the score map's",
+    )
     region_threshold: float = Field(
         0.0, ge=0, description="regions whose largest score is not above are dropped"
     )
