@@ -51,6 +51,8 @@ def test_the_inspector_decides_by_what_was_chosen(by_evidence: bool, verdict: st
         pixel_threshold=2.0,
         image_threshold=3.0,
         false_reject_rate=0.01,
+        normals=40,
+        synthetic=16,
         seed=0,
         by_evidence=by_evidence,
     )
