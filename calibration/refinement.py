@@ -18,7 +18,11 @@ from unblemish.runtime.inspector import Inspector
 # and the number of Gaussians, and fixes alpha_2.
 _GRIDS: dict[str, dict[str, Sequence[float]]] = {
     "fast": {"beta": (0.025, 0.05, 0.1, 0.2)},
-    "paper": {"beta0": (1e3, 1e4, 1e5, 1e6), "alpha1": (0.01, 0.1, 1.0)},
+    "paper": {
+        "beta0": (1e3, 1e4, 1e5, 1e6),
+        "alpha1": (0.01, 0.1, 1.0),
+        "tolerance": (0.1, 0.2, 0.4, 0.8),
+    },
 }
 
 

@@ -191,7 +191,7 @@ class F2padSettings(_Record):
     alpha1: float = Field(0.01, ge=0, description="weight of the pixel prior, eq. 10")
     alpha2: float = Field(1e-4, ge=0, description="weight of the total variation, eq. 11")
     beta0: float = Field(
-        1000.0, ge=0, description="weight of the LOG penalty times the defect's size, eq. 8"
+        1e5, ge=0, description="weight of the LOG penalty times the defect's size, eq. 8"
     )
     balance: Positive = Field(
         2.0,
@@ -220,7 +220,7 @@ class F2padSettings(_Record):
         0.05, description="stop below so small a decrease of the objective (PaDiM: 0.1)"
     )
     max_steps: int = Field(1200, gt=0)
-    tolerance: Positive = Field(0.2, description="a_ij counts as zero up to this norm, in units")
+    tolerance: Positive = Field(0.4, description="a_ij counts as zero up to this norm, in units")
     outline_floor: float = Field(
         1.0, ge=0, description="share of the detector's own map in the score, see `outline_score`"
     )

@@ -201,7 +201,7 @@ def test_a_kept_outline_scores_its_map(make_tiny: Make) -> None:
     assert found.kept_plain == found.regions
     plain = inputs[2][0] > tiny.threshold
     np.testing.assert_array_equal(found.mask, plain)
-    tolerance = 0.2 * 0.226
+    tolerance = F2padSettings().tolerance * 0.226
     np.testing.assert_array_equal(found.residual >= tolerance, plain)
 
 
@@ -260,7 +260,7 @@ def test_the_papers_schedule_takes_the_papers_steps(make_tiny: Make) -> None:
     torch = pytest.importorskip("torch")
     import torch.nn.functional as F
 
-    settings = F2padSettings(max_steps=12, decrease=1e-9, beta0=30.0)
+    settings = F2padSettings(max_steps=12, decrease=1e-9, beta0=30.0, step_size=1 / 3)
     tiny = make_tiny(3, settings)
     frame, _ = planted(channels=3)
     inputs = tiny.inputs(frame)
@@ -323,7 +323,7 @@ def test_the_papers_schedule_takes_the_papers_steps(make_tiny: Make) -> None:
         q = 0.99 * q + 0.01 * (g + 0.92 * change).square()
         u = m / (1 - 0.98**t) + 0.92 * v / (1 - 0.92**t)
         u = u / ((q / (1 - 0.99**t)).sqrt() + 1e-8)
-        gamma = 0.01 / (x - n).abs().clamp_min(0.05)
+        gamma = 0.03 * s.step_size / (x - n).abs().clamp_min(0.05)
         n = torch.where(tensor(free) > 0, (n - gamma * u).clamp(0, 1 / unit), n)
     np.testing.assert_allclose(found.trace, trace, rtol=TRAJECTORY)
     expected = ((x - best_n) * unit).square().mean(1).sqrt()[0].numpy()
