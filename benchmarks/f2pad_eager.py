@@ -4,16 +4,10 @@ As one would write it from seed 003: autograd through the network on the whole i
 sharing by `unfold`, Adan in torch, every score of the image in the loss. PaDiM (100 random channels
 of layers 1-3) and PatchCore (layers 2 and 3) on a ResNet18. Pixels count in ImageNet standard
 deviations. Settings are the paper's (section IV-A3); where it leaves a choice, `Settings` says so.
-
-    python benchmarks/f2pad_eager.py SET WEIGHTS --method padim|patchcore [--images N] [--bundle B]
-
-SET is a folder of `cut_paste.py`. With a calibrated bundle of the same method its inspector takes
-each image right after, the detector's pass included, and the last column is the ratio of the times.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unblemish.images import list_images, read_image
-from unblemish.runtime.inspector import Inspector
 
 Mask = NDArray[np.bool_]
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -351,83 +344,3 @@ def picture(n: Tensor) -> NDArray[np.float32]:
 def load_normals(folder: Path, most: int | None = None) -> Tensor:
     """Normalised training images of a set, (images, 3, H, W)."""
     return torch.cat([normalised(read_image(p)) for p in list_images([folder])[:most]])
-
-
-def best_threshold(maps: list[NDArray[Any]], truths: list[Mask]) -> float:
-    """Threshold of the largest F1 over all pixels, as in section IV-A3."""
-    scores, truth = (
-        np.concatenate([m.ravel() for m in maps]),
-        np.concatenate([t.ravel() for t in truths]),
-    )
-    order = np.argsort(-scores)
-    hits = np.cumsum(truth[order])
-    f1 = 2 * hits / (np.arange(1, len(order) + 1) + truth.sum())
-    return float(scores[order[int(np.argmax(f1))]])
-
-
-def main() -> None:
-    """Refine the defects of one set and print DICE, iterations and seconds."""
-    from cut_paste import iterate
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("set", type=Path)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("--method", choices=("padim", "patchcore"), default="padim")
-    parser.add_argument("--images", type=int, default=6)
-    parser.add_argument("--train", type=int)
-    for name in ("alpha1", "beta0", "rate", "tolerance"):
-        parser.add_argument(f"--{name}", type=float, default=getattr(Settings, name))
-    parser.add_argument("--steps", type=int, help="instead of the stopping rule")
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--threads", type=int)
-    options = parser.parse_args()
-    kind = Padim if options.method == "padim" else PatchCore
-    normals = load_normals(options.set / "train" / "good", options.train)
-    model = kind(ResNet18(options.weights), normals, 3, 0)
-    samples = list(iterate(options.set))
-    maps = [model.plain_map(image) for _, image, _ in samples]
-    threshold = best_threshold(maps, [truth for _, _, truth in samples])
-    settings = Settings(
-        alpha1=options.alpha1,
-        beta0=options.beta0,
-        rate=options.rate,
-        tolerance=options.tolerance,
-        steps=options.steps,
-        decrease=0.1 if options.method == "padim" else 0.05,
-    )
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    ours = None
-    if options.bundle:
-        ours = Inspector.open(options.bundle, refine="f2pad", threads=options.threads)
-        ours.search(samples[0][1])
-    header = "| image | area | plain DICE | refined DICE | iterations | s | ours DICE | s | ratio |"
-    print(header + "\n|" + " --- |" * 9)
-    rows = []
-    for index in np.linspace(0, len(samples) - 1, options.images).round().astype(int):
-        (_, image, truth), mask0 = samples[index], maps[index] > threshold
-        found = refine(image, model, mask0, settings)
-        figures = [dice(mask0, truth), dice(found.mask, truth), found.iterations, found.seconds]
-        if ours is not None:
-            begin = time.perf_counter()
-            mask = ours.search(image).mask > 0.5
-            seconds = time.perf_counter() - begin
-            figures += [dice(mask, truth), seconds, found.seconds / seconds]
-        rows.append(figures)
-        cells = [str(index), str(int(truth.sum())), *(f"{f:.4g}" for f in figures)]
-        print("| " + " | ".join(cells) + " |", flush=True)
-    means = [f"{value:.4g}" for value in np.mean(rows, axis=0)]
-    print(f"| mean | | {' | '.join(means)} |")
-    if ours is not None:
-        print(f"median ratio {np.median([row[-1] for row in rows]):.0f}, least "
-              f"{min(row[-1] for row in rows):.0f}")  # fmt: skip
-
-
-def dice(mask: Mask, truth: Mask) -> float:
-    """DICE of eq. (17), 1 where both are empty."""
-    total = int(mask.sum()) + int(truth.sum())
-    return 2 * int((mask & truth).sum()) / total if total else 1.0
-
-
-if __name__ == "__main__":
-    main()
