@@ -3,10 +3,10 @@
     python benchmarks/real_defects.py BUNDLE DATA [--normals DIR --share 0.1] [--out DIR] ...
 
 DATA is in MVTec layout. Every mode gets a copy of the bundle, calibrated for itself on normals
-that training kept out (never
-on the test images), and is then run over DATA/test as `unblemish inspect --truth` runs. `none` is
-the encoder's reconstruction (the residual of an autoencoder), `l2` the inversion without a mask
-whose residual AnoGAN thresholds, `rgi` and `rrgi` seed 000, eqs. 3 and 4.
+that training kept out (never on the test images), and is then run over DATA/test as
+`unblemish inspect --truth` runs. `none` is the encoder's reconstruction (the residual of an
+autoencoder), `l2` the inversion without a mask whose residual AnoGAN thresholds, `rgi` and `rrgi`
+seed 000, eqs. 3 and 4; of detectors see `SearchOptions`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ FIGURES = (
     "pixel_auroc",
     "aupro",
     "image_auroc",
+    "detection_rate",
     "false_reject_rate",
 )
 

@@ -61,7 +61,7 @@ def evaluate(results: Iterable[tuple[Any, ...] | Judged]) -> dict[str, Any]:
     three over the images with a defect in the truth. `pixel_auroc` and `aupro` (to a false positive
     rate of 0.3): over the category's pixels and those of the normals; scores within 0.05 % count as
     ties. `image_auroc`: the category's images against the normals. `false_reject_rate`: share of
-    the normal images with verdict 'fail'. `images`: number of images. What cannot be said (no
+    the normal images with verdict 'fail'; `detection_rate`: of the defective ones. `images`: number of images. What cannot be said (no
     defects, no normals) is None.
 
     Args:
@@ -99,6 +99,7 @@ def _figures(tally: _Tally, normal: _Tally, is_normal: bool) -> Figures:
         "pixel_auroc": pixels.auroc(),
         "aupro": pixels.aupro(),
         "image_auroc": None if is_normal else auroc,
+        "detection_rate": None if is_normal else _share_failed(tally),
         "false_reject_rate": _share_failed(tally) if is_normal else None,
         "images": len(tally.image_scores),
     }

@@ -152,8 +152,9 @@ def test_image_auroc_agrees_with_scikit_learn_when_scores_tie(rng: np.random.Gen
 
 
 def _judged(rng: np.random.Generator):
-    for score, truth in _maps(rng, 3):
-        yield "dent", score, score > 0.35, truth, float(score.max()), "fail"
+    for index, (score, truth) in enumerate(_maps(rng, 3)):
+        verdict = "fail" if index else "pass"
+        yield "dent", score, score > 0.35, truth, float(score.max()), verdict
     for index in range(4):
         score = rng.gamma(2.0, 0.1, (40, 57)).astype(np.float32)
         yield "good", score, score > 9, None, float(score.max()), "fail" if index == 0 else "pass"
@@ -175,6 +176,8 @@ def test_evaluate_fills_the_stated_layout(rng: np.random.Generator) -> None:
     scores = np.concatenate([item[1].ravel() for item in items])
     assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(truths, scores), abs=BINNED)
     assert table["overall"]["false_reject_rate"] == 0.25
+    assert table["overall"]["detection_rate"] == figures["detection_rate"] == 2 / 3
+    assert table["per_category"]["good"]["detection_rate"] is None
     assert table["overall"]["images"] == 7
     assert figures["images"] == 3
 

@@ -26,6 +26,7 @@ FIGURES = {
     "pixel_auroc",
     "aupro",
     "image_auroc",
+    "detection_rate",
     "false_reject_rate",
     "images",
     "latency_ms",

@@ -17,6 +17,7 @@ _FIGURES = (
     ("pixel_auroc", "pixel AUROC"),
     ("aupro", "AUPRO"),
     ("image_auroc", "image AUROC"),
+    ("detection_rate", "rejected"),
     ("false_reject_rate", "false rejects"),
     ("images", "images"),
 )
