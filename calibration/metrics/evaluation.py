@@ -61,8 +61,8 @@ def evaluate(results: Iterable[tuple[Any, ...] | Judged]) -> dict[str, Any]:
     three over the images with a defect in the truth. `pixel_auroc` and `aupro` (to a false positive
     rate of 0.3): over the category's pixels and those of the normals; scores within 0.05 % count as
     ties. `image_auroc`: the category's images against the normals. `false_reject_rate`: share of
-    the normal images with verdict 'fail'; `detection_rate`: of the defective ones. `images`: number of images. What cannot be said (no
-    defects, no normals) is None.
+    the normal images with verdict 'fail'; `detection_rate`: of the defective ones. `images`: number
+    of images. What cannot be said (no defects, no normals) is None.
 
     Args:
         results: (category, score, mask, truth, image_score, verdict) per image, see `Judged`; the
