@@ -55,7 +55,7 @@ def main() -> None:
 
 def _runs(bundle: Bundle, radius: int, options: argparse.Namespace) -> list[Run]:
     settings = bundle.manifest.f2pad.model_copy(
-        update={"radius": radius, "max_steps": options.steps}
+        update={"radius": radius, "max_steps": options.steps, "beta0": options.beta0}
     )
     changed = Bundle(bundle.path, bundle.manifest.model_copy(update={"f2pad": settings}))
     out = []
@@ -70,13 +70,16 @@ def _runs(bundle: Bundle, radius: int, options: argparse.Namespace) -> list[Run]
 
 
 def _draw(runs: dict[str, list[Run]], path: Path) -> None:
+    """The objective above the lowest of both runs; it is negative, since eq. (8) is."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    lowest = [min(map(min, (r.trace for r in pair))) for pair in zip(*runs.values(), strict=True)]
     for (name, all_), style in zip(runs.items(), ("-", ":"), strict=True):
         for number, run in enumerate(all_):
             label = f"Adan, {name}" if number == 0 else None
-            relative = np.array(run.trace) / run.trace[0]
-            axes.plot(relative, style, color=f"C{number}", label=label)
-    axes.set(xlabel="step", ylabel="objective, share of the first", yscale="log")
+            above = (np.array(run.trace) - lowest[number]) / abs(lowest[number])
+            axes.plot(above, style, color=f"C{number}", label=label)
+    axes.set(xlabel="step", ylabel="objective above the lowest, share of it", yscale="log")
+    axes.set_ylim(1e-4, 3)
     axes.legend()
     figure.savefig(path, dpi=110)
 
@@ -87,6 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("set", type=Path)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--steps", type=int, default=1200, help="at most")
+    parser.add_argument("--beta0", type=float, default=1e3)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--threads", type=int)
     return parser.parse_args()
