@@ -11,11 +11,12 @@ from unblemish.export.options import ExportOptions
 from unblemish.files import sha256_of
 
 if TYPE_CHECKING:
+    from unblemish.export.energy_plan import EnergyPlan
     from unblemish.export.plan import Plan
 
 
-def plan(source: Path, options: ExportOptions) -> Plan:
-    """Read `source` and make every graph, writing nothing.
+def plan(source: Path, options: ExportOptions) -> Plan | EnergyPlan:
+    """Read `source` and make every graph, writing nothing; of an autoencoder an `EnergyPlan`.
 
     Raises: ModelError, UnsupportedOperatorError, ConfigError as the parts do;
     MissingDependencyError where onnx, or for a checkpoint torch, is not installed.
@@ -24,14 +25,18 @@ def plan(source: Path, options: ExportOptions) -> Plan:
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("onnx", "onnx", "exporting a model") from error
+    from unblemish.export.energy_plan import open_autoencoder, plan_energy
     from unblemish.export.plan import plan_bundle
     from unblemish.export.source import open_source
 
+    autoencoder = open_autoencoder(source, options)
+    if autoencoder is not None:
+        return plan_energy(autoencoder)
     return plan_bundle(open_source(source, options), options)
 
 
 def build_bundle(source: Path, out: Path, *, options: ExportOptions | None = None) -> Bundle:
-    """Make a bundle of a checkpoint or an ONNX generator.
+    """Make a bundle of a checkpoint, generator or autoencoder, or an ONNX generator.
 
     Args:
         source: one of our checkpoints, one in a known layout, or an `.onnx` generator.
@@ -45,9 +50,11 @@ def build_bundle(source: Path, out: Path, *, options: ExportOptions | None = Non
     return write_plan(made, source, out, options)
 
 
-def write_plan(made: Plan, source: Path, out: Path, options: ExportOptions) -> Bundle:
+def write_plan(made: Plan | EnergyPlan, source: Path, out: Path, options: ExportOptions) -> Bundle:
     """Check a plan by the parity gate and write it."""
+    from unblemish.export.energy_plan import EnergyPlan
     from unblemish.export.parity import check_parity
+    from unblemish.export.parity.reconstruction import check_reconstruction
     from unblemish.export.plan import files_of, graph_file, manifest_of
     from unblemish.export.sharing.shared_files import written
 
@@ -57,6 +64,9 @@ def write_plan(made: Plan, source: Path, out: Path, options: ExportOptions) -> B
     files = files_of(made)
     with written(files) as folder:
         graphs = {role: folder / graph_file(role) for role in made.graphs}
-        figures = check_parity(made.source, graphs, made.fused, made.weights, options)
+        if isinstance(made, EnergyPlan):
+            figures = check_reconstruction(made.source, graphs, made.fused, options)
+        else:
+            figures = check_parity(made.source, graphs, made.fused, made.weights, options)
     manifest = manifest_of(made, source, sha256_of(source), name, options, figures)
     return write_bundle(out, files, manifest)

@@ -31,11 +31,11 @@ def to_onnx(
     shape: Sequence[int],
     *,
     input_name: str,
-    output_name: str,
+    output_name: str | Sequence[str],
     fold: bool = True,
     any_size: bool = False,
 ) -> onnx.ModelProto:
-    """Export a network of one input and one output.
+    """Export a network of one input and one output, or several named in the order returned.
 
     Args:
         network: in inference mode, without gradients, float32.
@@ -47,6 +47,7 @@ def to_onnx(
     Raises: ModelError where torch cannot trace the network; MissingDependencyError without
     onnxscript.
     """
+    names = [output_name] if isinstance(output_name, str) else list(output_name)
     # Two items: a batch of one would be taken for a constant.
     example = torch.zeros(2, *shape)
     free: dict[int, object] = {0: torch.export.Dim(BATCH)}
@@ -58,7 +59,7 @@ def to_onnx(
                 network,
                 (example,),
                 input_names=[input_name],
-                output_names=[output_name],
+                output_names=names,
                 dynamic_shapes=(free,),
                 opset_version=OPSET,
                 dynamo=True,

@@ -14,15 +14,21 @@ from numpy.typing import NDArray
 from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import ConfigError
 from unblemish.export import differentiate
+from unblemish.export.energy_plan import AutoencoderSource, EnergyPlan, energy_settings
 from unblemish.export.features import open_features
 from unblemish.export.flops import Cost, cost, kept_bytes
 from unblemish.export.options import ExportOptions
 from unblemish.export.passes import optimise
 from unblemish.export.sharing.shared_files import shared_files
-from unblemish.export.source import IMAGE, LATENT, Source
+from unblemish.export.source import IMAGE, LATENT, LOGIT, Source
 from unblemish.export.weights import weights_of
 
 WEIGHTS = "finetune_weights.npz"
+# What the values of a graph are to the runtime, by name.
+_ROLES = {
+    LATENT: "latent", IMAGE: "image", LOGIT: "logit", "reconstruction": "reconstruction",
+    "mean": "moment", "log_variance": "moment", "log_scale": "scale",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,14 +107,14 @@ def _without(model: onnx.ModelProto, weights: dict[str, Any]) -> onnx.ModelProto
     return model
 
 
-def feature_names(plan: Plan) -> list[str]:
+def feature_names(plan: Plan | EnergyPlan) -> list[str]:
     """Outputs of the feature extractor that are compared, in order."""
     fed = {value.name for value in plan.graphs["features_backward"].graph.input}
     outputs = plan.graphs["features_forward"].graph.output
     return [value.name for value in outputs if f"ct_{value.name}" in fed]
 
 
-def files_of(plan: Plan) -> dict[str, bytes]:
+def files_of(plan: Plan | EnergyPlan) -> dict[str, bytes]:
     """Name inside the bundle -> content; weights that graphs have in common stand there once."""
     files = shared_files({graph_file(role): model for role, model in plan.graphs.items()})
     if plan.weights:
@@ -124,20 +130,13 @@ def graph_file(role: str) -> str:
 
 
 def manifest_of(
-    plan: Plan, path: Path, sha256: str, name: str, options: ExportOptions,
+    plan: Plan | EnergyPlan, path: Path, sha256: str, name: str, options: ExportOptions,
     parity: dict[str, float],
 ) -> dict[str, Any]:  # fmt: skip
     """Fields of the manifest, without the file records."""
     from unblemish import __version__
 
     source = plan.source
-    rgi: dict[str, Any] = {}
-    if "encoder" in plan.graphs:
-        rgi["start"] = "encoder"
-    if "discriminator_forward" in plan.graphs:
-        rgi["discriminator_weight"] = 0.1  # seed 000, section 4.1 and appendix D
-    if "features_forward" in plan.graphs:
-        rgi["feature_weight"] = options.feature_weight
     return {
         "name": name,
         "created_by": __version__,
@@ -148,12 +147,26 @@ def manifest_of(
         "graphs": {role: _graph(role, plan) for role in plan.graphs},
         "finetune_weights": WEIGHTS if plan.weights else None,
         "preprocess": _preprocess(source, options),
-        "rgi": rgi,
         "parity": parity,
+        **_method(plan, options),
     }  # fmt: skip
 
 
-def _preprocess(source: Source, options: ExportOptions) -> dict[str, Any]:
+def _method(plan: Plan | EnergyPlan, options: ExportOptions) -> dict[str, Any]:
+    """How the bundle is searched, and with which settings."""
+    if isinstance(plan, EnergyPlan):
+        return {"method": "energy", "energy": energy_settings(plan.source)}
+    rgi: dict[str, Any] = {}
+    if "encoder" in plan.graphs:
+        rgi["start"] = "encoder"
+    if "discriminator_forward" in plan.graphs:
+        rgi["discriminator_weight"] = 0.1  # seed 000, section 4.1 and appendix D
+    if "features_forward" in plan.graphs:
+        rgi["feature_weight"] = options.feature_weight
+    return {"rgi": rgi}
+
+
+def _preprocess(source: Source | AutoencoderSource, options: ExportOptions) -> dict[str, Any]:
     trained = source.preprocess
     chosen = {
         name: value
@@ -172,7 +185,7 @@ def _preprocess(source: Source, options: ExportOptions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _graph(role: GraphRole, plan: Plan) -> dict[str, Any]:
+def _graph(role: GraphRole, plan: Plan | EnergyPlan) -> dict[str, Any]:
     graph = plan.graphs[role].graph
     forward, backward = role.endswith("_forward"), role.endswith("_backward")
 
@@ -183,10 +196,9 @@ def _graph(role: GraphRole, plan: Plan) -> dict[str, Any]:
             return "gradient" if output else "kept"
         if name in plan.weights and not output:
             return "weight"
-        known = {LATENT: "latent", IMAGE: "image", "logit": "logit"}
         if role == "features_forward" and name in feature_names(plan):
             return "feature"
-        return known.get(name, "kept" if forward else "feature")
+        return _ROLES.get(name, "kept" if forward else "feature")
 
     return {
         "file": graph_file(role),

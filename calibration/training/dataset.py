@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,23 @@ class Normals:
 
         Returns: (count, C, size, size) float32 in [-1, 1].
         """
-        chosen = rng.integers(len(self.train), size=count)
+        return self._windows(rng.integers(len(self.train), size=count), rng)
+
+    def originals(self, count: int, part: int = 16) -> Iterator[Float]:
+        """Training images as they are, at most `count`, in parts; of tiles `count` windows.
+
+        The same in every call. Yields: (<= part, C, size, size) float32 in [-1, 1].
+        """
+        rng = np.random.default_rng([len(self.train), count])
+        chosen = rng.permutation(len(self.train))
+        tiled = self.preprocess.geometry == "tiles"
+        chosen = np.resize(chosen, count) if tiled else np.sort(chosen[:count])
+        for start in range(0, len(chosen), part):
+            yield self._windows(chosen[start : start + part], rng)
+
+    def _windows(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Float:
         side = self.preprocess.width
-        out = np.empty((count, self.preprocess.channels, side, side), np.float32)
+        out = np.empty((len(chosen), self.preprocess.channels, side, side), np.float32)
         for row, index in enumerate(chosen):
             image = self._prepared(self.train[index])
             top, left = (int(rng.integers(extent - side + 1)) for extent in image.shape[1:])

@@ -10,4 +10,4 @@ def require_training() -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError("torch", "train", "training a generator") from error
+        raise MissingDependencyError("torch", "train", "training a model") from error

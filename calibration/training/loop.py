@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,18 @@ import torch
 from unblemish.calibration.training.augment import augment
 from unblemish.calibration.training.dataset import Normals
 from unblemish.calibration.training.options import TrainOptions, same_run
+from unblemish.calibration.training.patience import Patience
 from unblemish.calibration.training.samples import write_grid
-from unblemish.calibration.training.trainer import Trainer
+from unblemish.calibration.training.trainer import Measuring, Trainer
 from unblemish.errors import ConfigError, ModelError
 from unblemish.export.models.checkpoint import Checkpoint, save_checkpoint
 
 LR = 1e-3
 EXAMPLES = 256
 WARM_UP = 50  # updates
+CHECKED = 64  # held-back images in a check of the patience
+MEASURED = 1024  # training images whose losses are measured
+SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Run:
     losses: list[float] | None = None
     stopped_by: str | None = None
     figures: dict[str, float] | None = None
+    patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.patience = Patience(self.options.checks)
 
     def share(self) -> float:
         """Share of the budget done, by updates or time, whichever is nearer its end."""
@@ -91,6 +99,33 @@ class Run:
         weights = self.trainer.weights()
         if not all(bool(value.isfinite().all()) for value in weights.values()):
             raise _diverged(self, "a weight")
+        training = {
+            "options": self.options.plain(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "bfloat16": self.trainer.bfloat16,
+            "state": self.trainer.state(),
+        }
+        with self._best_weights(training):
+            self._write(training)
+
+    @contextmanager
+    def _best_weights(self, training: dict[str, Any]) -> Iterator[None]:
+        """Let the trainer hold the best weights, where some are known; the latest go on record."""
+        best = self.patience.weights
+        if best is None:
+            yield
+            return
+        latest = {name: value.detach().clone() for name, value in self.trainer.weights().items()}
+        training["latest"], training["patience"] = latest, self.patience.plain()
+        state = training["state"]
+        self.trainer.restore(best, state)
+        try:
+            yield
+        finally:
+            self.trainer.restore(latest, state)
+
+    def _write(self, training: dict[str, Any]) -> None:
         examples = torch.from_numpy(self.normals.examples(EXAMPLES))
         self.figures = {
             **self.trainer.evaluate(examples), "steps": float(self.step), "seconds": self.seconds
@@ -100,21 +135,35 @@ class Run:
             Checkpoint(
                 self.trainer.kind,
                 self.trainer.settings_plain(),
-                weights,
+                self.trainer.weights(),
                 self.trainer.discriminator(),
                 self.normals.preprocess.model_dump(),
-                {
-                    "options": self.options.plain(),
-                    "step": self.step,
-                    "seconds": self.seconds,
-                    "bfloat16": self.trainer.bfloat16,
-                    "state": self.trainer.state(),
-                },
+                training,
                 self.trainer.growth(),
                 self.figures,
+                self._losses(),
             ),
         )
         write_grid(self.out.with_suffix(".png"), self.trainer.preview(examples[:8]))
+
+    def _losses(self) -> list[list[float]]:
+        """[share, loss that this share of the un-augmented training images does not exceed]."""
+        if not isinstance(self.trainer, Measuring):
+            return []
+        found = [
+            self.trainer.losses(torch.from_numpy(part)).numpy()
+            for part in self.normals.originals(MEASURED)
+        ]
+        values = np.quantile(np.concatenate(found), SHARES)
+        return [[share, float(value)] for share, value in zip(SHARES, values, strict=True)]
+
+    def check(self) -> None:
+        """Measure the held-back loss where that is due."""
+        if not self.patience.due(self.step):
+            return
+        figures = self.trainer.evaluate(torch.from_numpy(self.normals.examples(CHECKED)))
+        loss = figures.get("held_back_loss", figures["held_back_rmse"])
+        self.patience.saw(loss, self.step, self.trainer.weights())
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint. Raises: ConfigError, ModelError where it is of another run."""
@@ -130,13 +179,15 @@ class Run:
                 f"{self.out} was trained on images of {before} channel(s), these give {now}. "
                 "Resume with the same --channels and images, or train to another --out."
             )
-        self.trainer.restore(checkpoint.weights, training["state"])
+        self.trainer.restore(training.get("latest", checkpoint.weights), training["state"])
+        if "patience" in training:
+            self.patience.restore(training["patience"], checkpoint.weights)
         self.step, self.seconds = int(training["step"]), float(training["seconds"])
         self.trainer.bfloat16 = bool(training["bfloat16"])
 
 
 def run_loop(run: Run, report: Callable[[Progress], None] | None = None) -> None:
-    """Train until the budget is used or a signal asks to stop, then save.
+    """Train until the budget is used, patience ends or a signal asks to stop, then save.
 
     Every update draws from generators seeded by (seed, step) alone: a resumed run repeats the
     updates of an uninterrupted one.
@@ -145,12 +196,13 @@ def run_loop(run: Run, report: Callable[[Progress], None] | None = None) -> None
     run.losses = []
     saved = time.monotonic()
     with _stop_on_signal(run):
-        while run.share() < 1.0 and run.stopped_by is None:
+        while run.share() < 1.0 and run.stopped_by is None and not run.patience.settled:
             started = time.monotonic()
             loss = _update(run)
             run.losses.append(loss)
             run.step += 1
             run.seconds += time.monotonic() - started
+            run.check()
             if report is not None:
                 report(_progress(run, loss))
             if time.monotonic() - saved > run.options.checkpoint_seconds:

@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, get_args
 
 from unblemish.errors import ConfigError
+from unblemish.export.models.autoencoder_kinds import AUTOENCODERS
 
-Kind = Literal["vae", "pca", "pggan"]
+Kind = Literal["vae", "pca", "pggan", "l2ae", "dsae", "ae-vae", "gamma-vae"]
 GeometryName = Literal["stretch", "letterbox", "tiles"]
 Precision = Literal["auto", "float32", "bfloat16"]
+DecoderVariance = Literal["global", "pixel"]
+PATIENCE = 20  # checks, of autoencoders
 AUGMENTATIONS = ("shift", "rotate", "brightness", "hflip", "vflip")
 
 
@@ -20,12 +23,18 @@ class TrainOptions:
 
     Args:
         model: vae; pca, its linear part alone, in closed form; or pggan, progressive growing, which
-            wants a GPU.
-        size: model image side, pixels, power of two (pca: any).
+            wants a GPU. These are generators, for RGI. For the energy projection: l2ae and dsae,
+            autoencoders trained with squared error or DSSIM; ae-vae, the same network as VAE;
+            gamma-vae, with learned decoder variance.
+        size: model image side, pixels, power of two (pca: any; autoencoders: multiple of 16).
         channels: 1, 3, or None to follow the first image.
-        latent: length of the latent vector; None for 256 (vae) or 512 (pggan).
-        width: vae: feature maps at full size; pggan: base of the width table; None for the default.
+        latent: length of the latent vector; None for 256 (vae), 512 (pggan) or 100.
+        width: vae: feature maps at full size; autoencoders: of the first layer; pggan: base of the
+            width table; None for the default.
         beta: vae: weight of the latent's divergence from the prior; 0 trains a plain autoencoder.
+        variance: gamma-vae: one learned scale for all elements, or one for each.
+        patience: checks of the held-back loss, 50 updates apart, without improvement after which
+            training ends, with the best weights; 0 never; None for 20 of autoencoders, else 0.
         steps: updates; None where only `minutes` limits the run.
         minutes: training time in all, earlier parts of a resumed run included.
         batch: images per update.
@@ -46,6 +55,8 @@ class TrainOptions:
     latent: int | None = None
     width: int | None = None
     beta: float = 1.0
+    variance: DecoderVariance = "global"
+    patience: int | None = None
     steps: int | None = None
     minutes: float | None = None
     batch: int = 16
@@ -63,6 +74,7 @@ class TrainOptions:
         _choice("model", self.model, get_args(Kind))
         _choice("geometry", self.geometry, get_args(GeometryName))
         _choice("precision", self.precision, get_args(Precision))
+        _choice("variance", self.variance, get_args(DecoderVariance))
         for name in self.augment:
             _choice("augment", name, AUGMENTATIONS)
         if self.channels not in (None, 1, 3):
@@ -79,6 +91,20 @@ class TrainOptions:
                 f"held_back must lie in [0, 0.9) and beta be >= 0; found {self.held_back} "
                 f"and {self.beta}."
             )
+        if self.patience is not None and (
+            self.patience < 0 or (self.patience and (self.model == "pggan" or not self.held_back))
+        ):
+            raise ConfigError(
+                "patience must be >= 0, and where it is not 0 needs held-back images and a model "
+                f"other than pggan; found {self.patience}."
+            )
+
+    @property
+    def checks(self) -> int:
+        """`patience`, or the model's own."""
+        if self.patience is not None:
+            return self.patience
+        return PATIENCE if self.model in AUTOENCODERS and self.held_back else 0
 
     def plain(self) -> dict[str, Any]:
         """As plain values, for a checkpoint."""
@@ -89,8 +115,8 @@ class TrainOptions:
 
 # A resumed run continues the same optimisation: these fix it. Length and checkpoints may change.
 _FIXED = (
-    "model", "size", "latent", "width", "beta", "batch", "lr", "geometry", "scale", "augment",
-    "held_back", "seed", "white",
+    "model", "size", "latent", "width", "beta", "variance", "batch", "lr", "geometry", "scale",
+    "augment", "held_back", "seed", "white",
 )  # fmt: skip
 
 
@@ -100,9 +126,11 @@ def same_run(options: TrainOptions, earlier: Mapping[str, Any]) -> None:
     Raises: ConfigError naming the settings that differ.
     """
     now = options.plain()
-    different = [name for name in _FIXED if now[name] != earlier.get(name)]
+    # What an earlier version did not know was as the default is.
+    before = {name: earlier.get(name, getattr(TrainOptions, name)) for name in _FIXED}
+    different = [name for name in _FIXED if now[name] != before[name]]
     if different:
-        listed = ", ".join(f"{n} was {earlier.get(n)}, now {now[n]}" for n in different)
+        listed = ", ".join(f"{n} was {before[n]}, now {now[n]}" for n in different)
         raise ConfigError(
             f"the checkpoint belongs to a run with other settings: {listed}. Resume with the "
             "settings of the first run, or choose another --out."

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unblemish.calibration.training.autoencoder_trainer import AutoencoderTrainer
 from unblemish.calibration.training.dataset import Normals, open_normals
 from unblemish.calibration.training.loop import Progress, Run, run_loop
 from unblemish.calibration.training.options import TrainOptions
@@ -18,6 +19,7 @@ from unblemish.calibration.training.pggan_trainer import PgganTrainer
 from unblemish.calibration.training.trainer import Trainer
 from unblemish.calibration.training.vae_trainer import VaeTrainer
 from unblemish.errors import ConfigError
+from unblemish.export.models.autoencoder_kinds import AUTOENCODERS
 from unblemish.export.models.checkpoint import load_checkpoint
 
 TRIALS = 3
@@ -25,6 +27,7 @@ _TRAINERS: dict[str, Callable[[TrainOptions, int], Trainer]] = {
     "vae": VaeTrainer,
     "pca": PcaTrainer,
     "pggan": PgganTrainer,
+    **dict.fromkeys(AUTOENCODERS, AutoencoderTrainer),
 }
 
 
@@ -40,6 +43,8 @@ class TrainingReport:
         images: number of training images; `held_back` of those kept out.
         broken: file -> why it was skipped.
         stopped_by: signal that ended the run early, or None.
+        settled: update whose weights are kept because none of many later checks was better; None
+            where the run used its budget.
     """
 
     checkpoint: Path
@@ -52,6 +57,7 @@ class TrainingReport:
     held_back: int
     broken: dict[Path, str]
     stopped_by: str | None
+    settled: int | None = None
 
 
 def train(
@@ -64,7 +70,7 @@ def train(
     opened: Callable[[Normals], None] | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> TrainingReport:
-    """Train a generator on the normal images of a folder, and write its checkpoint.
+    """Train a generator or autoencoder on the normal images of a folder, and write its checkpoint.
 
     Args:
         folder: images, at any depth; broken ones are skipped and reported.
@@ -93,7 +99,7 @@ def train(
     return TrainingReport(
         out, out.with_suffix(".png"), run.step, run.seconds, tuple(run.losses or ()),
         run.figures or {}, len(normals.train), len(normals.held_back), normals.broken,
-        run.stopped_by,
+        run.stopped_by, run.patience.step if run.patience.settled else None,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -49,3 +49,11 @@ class Trainer(Protocol):
 
     def restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Undo `weights` and `state`."""
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A trainer of a model whose search stops by the losses of training images."""
+
+    def losses(self, images: Tensor) -> Tensor:
+        """Loss of every image in [-1, 1] by the weights that will be exported, (batch,)."""

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from unblemish.errors import ConfigError, ModelError
+from unblemish.export.models.autoencoder import Autoencoder, AutoencoderSettings
+from unblemish.export.models.autoencoder_kinds import AUTOENCODERS
 from unblemish.export.models.layouts import fill, load_known, pggan_model
-from unblemish.export.models.loaded import LoadedModel, MeanOf, settle
+from unblemish.export.models.loaded import LoadedAutoencoder, LoadedModel, MeanOf, settle
 from unblemish.export.models.pca import Pca, PcaSettings
 from unblemish.export.models.pggan import Discriminator, Generator, PgganSettings
 from unblemish.export.models.vae import Vae, VaeSettings
@@ -29,14 +31,15 @@ class Checkpoint:
     """One of our checkpoints.
 
     Args:
-        kind: vae, pca or pggan.
-        settings: fields of `VaeSettings`, `PcaSettings` or `PgganSettings`.
+        kind: vae, pca, pggan or a name of `AUTOENCODERS`.
+        settings: fields of `VaeSettings`, `PcaSettings`, `PgganSettings` or `AutoencoderSettings`.
         weights: the network's state dict (the moving average); for pggan the generator's.
         discriminator: state dict of the discriminator, pggan only.
         preprocess: geometry, scale, overlap, white of the training images.
         training: what training needs to go on: optimiser, step, random state, raw weights.
         growth: stage and fade of a pggan that has not grown to its end yet.
         figures: what training reports: reconstruction error on held-back images, steps, seconds.
+        losses: autoencoders: [share, L_r that this share of the training images does not exceed].
     """
 
     kind: str
@@ -47,6 +50,7 @@ class Checkpoint:
     training: dict[str, Any] | None = None
     growth: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    losses: list[list[float]] = field(default_factory=list)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -79,6 +83,7 @@ def _safetensors_bytes(checkpoint: Checkpoint) -> bytes:
         "preprocess": checkpoint.preprocess,
         "growth": checkpoint.growth,
         "figures": checkpoint.figures,
+        "losses": checkpoint.losses,
     }
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     content: bytes = save(plain, {FORMAT: json.dumps(header)})
@@ -221,7 +226,30 @@ def _refuse_unfinished(generator: Generator, path: Path) -> None:
         )
 
 
-def settings_of(settings: VaeSettings | PcaSettings | PgganSettings) -> dict[str, Any]:
+def build_autoencoder(checkpoint: Checkpoint) -> Autoencoder:
+    """The trained autoencoder. Raises: ModelError where weights and settings disagree."""
+    network = Autoencoder(_settings(AutoencoderSettings, checkpoint))
+    fill(network, checkpoint.weights, f"{checkpoint.kind} checkpoint")
+    return network
+
+
+def load_autoencoder(path: Path) -> LoadedAutoencoder | None:
+    """Read a checkpoint of an autoencoder; None where it is one of something else.
+
+    Raises: ModelError as `read_content`, or where weights and settings disagree.
+    """
+    content = read_content(path)
+    if content.get("format") != FORMAT or content.get("kind") not in AUTOENCODERS:
+        return None
+    checkpoint = _own(content, path)
+    network = build_autoencoder(checkpoint)
+    settle(network)
+    return LoadedAutoencoder(checkpoint.kind, network, checkpoint.preprocess, checkpoint.losses)
+
+
+def settings_of(
+    settings: VaeSettings | PcaSettings | PgganSettings | AutoencoderSettings,
+) -> dict[str, Any]:
     """Plain values of `settings`, as a checkpoint stores them."""
     return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(settings).items()}
 
@@ -248,7 +276,9 @@ def load_model(path: Path) -> LoadedModel:
         return replace(pggan_model(generator, discriminator), preprocess=checkpoint.preprocess)
     if checkpoint.kind == "pca":
         return _pca_model(checkpoint)
-    raise ModelError(f"{path} holds a '{checkpoint.kind}', expected vae, pca or pggan.")
+    raise ModelError(
+        f"{path} holds a '{checkpoint.kind}', which is no generator; expected vae, pca or pggan."
+    )
 
 
 def _pca_model(checkpoint: Checkpoint) -> LoadedModel:

@@ -1,11 +1,14 @@
-"""A generator read from a checkpoint, ready for export."""
+"""A generator or an autoencoder read from a checkpoint, ready for export."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from unblemish.export.models.autoencoder import Autoencoder
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,22 @@ class LoadedModel:
     discriminator: nn.Module | None = None
     trainable: nn.Module | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoadedAutoencoder:
+    """An autoencoder in inference mode, float32 on the CPU, without gradients.
+
+    Args:
+        kind: name in `AUTOENCODERS`.
+        preprocess: geometry, scale and overlap it was trained with.
+        losses: [share, L_r that this share of the training images does not exceed].
+    """
+
+    kind: str
+    network: Autoencoder
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    losses: list[list[float]] = field(default_factory=list)
 
 
 class MeanOf(nn.Module):

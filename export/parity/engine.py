@@ -58,6 +58,7 @@ _ROLES: dict[str, tuple[GraphRole, GraphRole]] = {
     "generator": ("generator_forward", "generator_backward"),
     "discriminator": ("discriminator_forward", "discriminator_backward"),
     "finetune": ("finetune_forward", "finetune_backward"),
+    "reconstruct": ("reconstruct_forward", "reconstruct_backward"),
 }
 
 

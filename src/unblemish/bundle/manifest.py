@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +12,7 @@ SCHEMA_VERSION = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0)]
 Polarity = Literal["both", "dark", "bright"]
-Method = Literal["rgi", "patchcore", "padim", "cflow"]
+Method = Literal["rgi", "patchcore", "padim", "cflow", "energy"]
 
 GraphRole = Literal[
     "generator",  # z -> image, plain
@@ -27,6 +28,9 @@ GraphRole = Literal[
     "flow_forward",
     "flow_backward",
     "inpainter",  # image and mask -> image restored, the user's own, where F2PAD's search starts
+    "reconstruct",  # image -> reconstruction (VAEs: mean, log_variance; log_scale), plain
+    "reconstruct_forward",  # the same + kept tensors
+    "reconstruct_backward",  # kept tensors + ct_<output> -> grad_image
     "finetune_forward",  # z + weights -> image + kept tensors
     "finetune_backward",  # -> grad_z + grad_<weight>
 ]
@@ -53,6 +57,9 @@ class Tensor(_Record):
         "position",  # row or column of every cell, (cells,), an input of CFLOW-AD's flow
         "likelihood",  # log-likelihood of every cell, (cells,), an output of it
         "logit",
+        "reconstruction",  # an autoencoder's, as its input
+        "moment",  # mean or log_variance of a VAE's code, (batch, latent)
+        "scale",  # log of the standard deviation of every element, as the reconstruction
         "mask",  # (batch, 1, h, w), 1 in the hole, an input of the inpainter
     ]
 
@@ -229,6 +236,51 @@ class F2padSettings(_Record):
     )
 
 
+class EnergySettings(_Record):
+    """Settings of the energy projection: minimise L_r(x) + lam * |x - x_0|_1 over the image.
+
+    L_r of an image x and its reconstruction y, sums over all elements or, of DSSIM, pixels:
+    l2: (x - y)^2; dssim: (1 - SSIM(x, y)) / 2; gaussian: (x - y)^2 / (2 g^2) + log g, where g is
+    `gamma` or, where the graph gives log_scale, its exponential. Intensities are the model's.
+    Source: seed 002, eqs. 4, 5, 8, sections 3.5 and 4.1. The paper's value is the default where it
+    states one.
+    """
+
+    loss: Literal["l2", "dssim", "gaussian"] = Field("l2", description="L_r, as in training")
+    gamma: Positive | None = Field(
+        None, description="learned standard deviation of the decoder, where it has one for all"
+    )
+    lam: float = Field(0.05, ge=0, description="weight of the l1 distance to the frame, eq. 4")
+    alpha: Positive = Field(0.5, description="step size, eq. 5")
+    step: Literal["tuned", "plain"] = Field(
+        "tuned", description="tuned: gradient times squared reconstruction error, eq. 8"
+    )
+    optimiser: Literal["gradient", "adam"] = "gradient"
+    max_steps: int = Field(200, gt=0)
+    tolerance: float = Field(1e-4, ge=0, description="relative decrease of the energy to stop at")
+    stop_quantile: float = Field(
+        0.0, ge=0, le=1, description="of the training losses, where the search stops; 0: smallest"
+    )
+    training_losses: tuple[tuple[float, float], ...] = Field(
+        (), description="(share, L_r that this share of the training images does not exceed)"
+    )
+    score: Literal["dssim", "l2"] = Field(
+        "dssim", description="what the frame and its projection are compared by"
+    )
+
+    @property
+    def stop_loss(self) -> float | None:
+        """L_r at `stop_quantile`, between those known linearly; None where none is known."""
+        known = self.training_losses
+        if not known:
+            return None
+        for (share, loss), (later, larger) in pairwise(known):
+            if share <= self.stop_quantile <= later and later > share:
+                part = (self.stop_quantile - share) / (later - share)
+                return loss + part * (larger - loss)
+        return known[0][1] if self.stop_quantile <= known[0][0] else known[-1][1]
+
+
 class Calibration(_Record):
     """What was learned from held-back normal images. Thresholds live here, never in a graph."""
 
@@ -300,6 +352,7 @@ class Manifest(_Record):
     rgi: RgiSettings = RgiSettings()
     detector: Detector | None = None
     f2pad: F2padSettings = F2padSettings()
+    energy: EnergySettings | None = Field(None, description="of the method 'energy' alone")
     calibration: Calibration | None = None
     millimetres_per_pixel: Positive | None = None
     parity: dict[str, float] = Field(

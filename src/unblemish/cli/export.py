@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from unblemish.bundle import Bundle
+    from unblemish.export.energy_plan import EnergyPlan
     from unblemish.export.plan import Plan
 
 DEFAULT_GRADIENT, DEFAULT_IMAGE = 2e-3, 1e-4
@@ -61,7 +62,7 @@ def export(
         bool, typer.Option("--dry-run", help="Print what would be built, and write nothing.")
     ] = False,
 ) -> None:
-    """Export a generator with its gradients; a graph that strays from the model is refused."""
+    """Export a generator or autoencoder with its gradients; a graph that strays is refused."""
     from unblemish.export.build import plan, write_plan
     from unblemish.export.options import ExportOptions, parse_range
 
@@ -81,7 +82,7 @@ def export(
     _print_parity(write_plan(made, source, out, options))
 
 
-def _print_plan(made: Plan, out: Path) -> None:
+def _print_plan(made: Plan | EnergyPlan, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -66,9 +66,15 @@ def _tensors(tensors: Any) -> str:
 
 def _method(m: Any) -> str:
     """How it searches, in a line."""
-    r, d = m.rgi, m.detector
+    r, d, e = m.rgi, m.detector, m.energy
     if d is not None:
         return f"{m.method} on {'+'.join(d.layers)}, {d.normals} normals, cells of {d.stride} px"
+    if e is not None:
+        stop = "at convergence" if e.stop_loss is None else f"below loss {e.stop_loss:.4g}"
+        return (
+            f"{m.method}: {e.loss}, lambda {e.lam:g}, {e.step} step {e.alpha:g} ({e.optimiser}), "
+            f"at most {e.max_steps} steps, ends {stop}, map {e.score}"
+        )
     return (
         f"{m.method}: {r.loss}, mask {r.mask}, lambda {r.lam:g}, start {r.start}, "
         f"at most {r.max_steps} steps"

@@ -1,4 +1,4 @@
-"""`unblemish train`: a generator from a folder of normal images."""
+"""`unblemish train`: a generator or autoencoder from a folder of normal images."""
 
 from __future__ import annotations
 
@@ -20,29 +20,57 @@ def train(
     normals: Annotated[Path, typer.Option(help="Folder of normal images, at any depth.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.pt).")],
     model: Annotated[
-        str, typer.Option(help="vae (minutes on a CPU), pca (seconds) or pggan (wants a GPU).")
+        str,
+        typer.Option(
+            help="Generators, for RGI: vae (minutes on a CPU), pca (seconds) or pggan (wants a "
+            "GPU). Autoencoders, for the energy projection (minutes on a CPU): l2ae, dsae, ae-vae "
+            "(the plain VAE on the same network) or gamma-vae (with learned decoder variance)."
+        ),
     ] = "vae",
-    size: Annotated[int, typer.Option(help="Model image side in pixels, a power of two.")] = 128,
+    size: Annotated[
+        int,
+        typer.Option(
+            help="Model image side in pixels, a power of two; of autoencoders a multiple of 16."
+        ),
+    ] = 128,
     steps: Annotated[int | None, typer.Option(help="Updates to make.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Training time in all [10 where --steps is not given].")
     ] = None,
     latent: Annotated[
-        int | None, typer.Option(help="Length of the latent vector [vae and pca 256, pggan 512].")
+        int | None,
+        typer.Option(help="Length of the latent vector [vae and pca 256, pggan 512, others 100]."),
     ] = None,
     width: Annotated[
-        int | None, typer.Option(help="vae: feature maps at full size; pggan: base of the table.")
+        int | None,
+        typer.Option(
+            help="vae: feature maps at full size; pggan: base of the table; autoencoders: feature "
+            "maps of the first layer."
+        ),
     ] = None,
     beta: Annotated[
-        float, typer.Option(help="vae: weight of the prior; 0 trains a plain autoencoder.")
+        float, typer.Option(help="VAEs: weight of the prior; 0 trains a plain autoencoder.")
     ] = 1.0,
+    variance: Annotated[
+        str, typer.Option(help="gamma-vae: one learned scale for all (global) or each (pixel).")
+    ] = "global",
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="End where the held-back loss did not improve for so many checks, 50 updates "
+            "apart, and keep the best weights; 0 never [autoencoders 20, others 0]."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images per update.")] = 16,
     lr: Annotated[float | None, typer.Option(help="Step size [0.001].")] = None,
     channels: Annotated[
         int | None, typer.Option(help="1 (grey) or 3 (colour) [as the first image].")
     ] = None,
     geometry: Annotated[
-        str, typer.Option(help="Frame to model image: stretch, letterbox or tiles.")
+        str,
+        typer.Option(
+            help="Frame to model image: stretch, letterbox or tiles (textures: random crops)."
+        ),
     ] = "stretch",
     scale: Annotated[float, typer.Option(help="tiles: model pixels per native pixel.")] = 1.0,
     white: Annotated[
@@ -65,14 +93,15 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
 ) -> None:
-    """Train a generator on normal images. Ctrl-C saves and stops; --resume goes on."""
+    """Train a model on normal images. Ctrl-C saves and stops; --resume goes on."""
     from unblemish.calibration.training import TrainOptions
     from unblemish.calibration.training.imports import require_training
 
     names = tuple(n.strip() for n in augment.split(",") if n.strip() not in ("", "none"))
     typed: dict[str, Any] = {  # checked by TrainOptions
         "model": model, "size": size, "channels": channels, "latent": latent, "width": width,
-        "beta": beta, "steps": steps, "batch": batch, "lr": lr, "geometry": geometry,
+        "beta": beta, "variance": variance, "patience": patience, "steps": steps, "batch": batch,
+        "lr": lr, "geometry": geometry,
         "minutes": minutes, "scale": scale,
         "augment": names, "held_back": held_back, "seed": seed, "precision": precision,
         "checkpoint_seconds": checkpoint_seconds, "white": white,
@@ -131,6 +160,8 @@ def _tell(outcome: TrainingReport) -> None:
     )
     typer.echo(f"{outcome.checkpoint}: {outcome.steps} steps in {outcome.seconds:.0f} s, {figures}")
     typer.echo(f"{outcome.grid}: images, reconstructions, samples")
+    if outcome.settled is not None:
+        typer.echo(f"settled: nothing was better than step {outcome.settled}, which is kept")
     if outcome.broken:
         typer.echo(f"{len(outcome.broken)} files could not be read and were skipped")
     if outcome.stopped_by is not None:
