@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle, update_bundle
-from unblemish.bundle.manifest import Calibration
+from unblemish.bundle.manifest import Calibration, EnergySettings
 from unblemish.calibration.detector import pixel_floor, prepare_detector
 from unblemish.calibration.normals import KINDS, SyntheticSet, choose_normals
 from unblemish.calibration.result import CalibrationResult
@@ -36,6 +36,7 @@ Progress = Callable[[str, int | None], None]
 """Called after every search: (stage, number of searches in the stage, None where not known)."""
 
 WEIGHT_FILE = "score_weights.npy"
+_L1_WEIGHTS = (0.0125, 0.025, 0.05, 0.1, 0.2)  # around that of seed 002, section 4.1
 SYNTHETIC = 48  # images: each shape with each fill six times
 
 
@@ -95,10 +96,12 @@ def calibrate(
     samples = SyntheticSet(chosen, images, seed, white, polarity, stated)
     search = searcher or Inspector.open(opened, white=white)
     seen = seen_by(opened, chosen.paths)
-    if opened.manifest.detector is None:
-        scope = _intensities(opened)
-    else:
+    if opened.manifest.detector is not None:
         opened, scope = prepare_detector(opened, search, chosen, samples, progress, seen)
+    elif opened.manifest.energy is not None:
+        scope = _energies(opened, opened.manifest.energy)
+    else:
+        scope = _intensities(opened)
     refine = getattr(search, "refine", None)
     tuning = _tune(samples, search, progress, min(chosen.frame), scope)
     lam = tuning.best.lam
@@ -159,6 +162,12 @@ def _intensities(bundle: Bundle) -> Scope:
     p = bundle.manifest.preprocess
     span = p.high - p.low
     return Scope(span, lambda_grid(span, p.channels if bundle.manifest.rgi.mask == "shared" else 1))
+
+
+def _energies(bundle: Bundle, settings: EnergySettings) -> Scope:
+    """Range of the scores of an autoencoder's bundle, and the weights of the l1 distance to try."""
+    p = bundle.manifest.preprocess
+    return Scope(1.0 if settings.score == "dssim" else p.high - p.low, _L1_WEIGHTS)
 
 
 def _tune(
@@ -256,6 +265,9 @@ def _write(bundle: Bundle, lam: float, calibration: Calibration, settled: Settle
 def _settings(bundle: Bundle, lam: float, refine: str | None) -> dict[str, Any]:
     """The manifest's sections that hold what was chosen."""
     manifest = bundle.manifest
+    if manifest.energy is not None:
+        energy = manifest.energy.model_copy(update={"lam": lam})
+        return {"rgi": manifest.rgi, "energy": energy}
     if manifest.detector is None:
         return {"rgi": manifest.rgi.model_copy(update={"lam": lam})}
     f2pad = manifest.f2pad

@@ -20,6 +20,7 @@ from unblemish.runtime.decision import (
     require_calibration,
     size_warning,
 )
+from unblemish.runtime.energy_search import EnergySearch
 from unblemish.runtime.feature_search import FeatureSearch, Survey
 from unblemish.runtime.found import Found
 from unblemish.runtime.inspection import Inspection
@@ -28,6 +29,9 @@ from unblemish.runtime.search import Search
 from unblemish.runtime.solvers.loop import Clock
 from unblemish.runtime.solvers.protocol import Float
 from unblemish.runtime.weighting import load_weight
+
+AnySearch = Search | FeatureSearch | EnergySearch
+_MAKERS: dict[str, type[AnySearch]] = {"rgi": Search, "energy": EnergySearch}  # else a detector
 
 
 class Inspector:
@@ -42,14 +46,14 @@ class Inspector:
 
     def __init__(
         self,
-        search: Search | FeatureSearch,
+        search: AnySearch,
         *,
         deadline_ms: float | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
         self.bundle = search.bundle
         self._weight = load_weight(search.bundle)
-        self._search: Search | FeatureSearch | None = search
+        self._search: AnySearch | None = search
         self._deadline_ms = deadline_ms
         self._clock = clock
         self._lock = threading.Lock()
@@ -81,7 +85,7 @@ class Inspector:
         """
         options = SearchOptions(backend, threads, refine, schedule, max_steps, white)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        maker = Search if opened.manifest.method == "rgi" else FeatureSearch
+        maker = _MAKERS.get(opened.manifest.method, FeatureSearch)
         search = maker(opened, options, kernels=kernels, clock=clock)
         return Inspector(search, deadline_ms=deadline_ms, clock=clock)
 
@@ -186,7 +190,7 @@ class Inspector:
     ) -> None:
         self.close()
 
-    def _open(self) -> Search | FeatureSearch:
+    def _open(self) -> AnySearch:
         if self._search is None:
             raise ConfigError("the inspector is closed. Open it again with Inspector.open.")
         return self._search

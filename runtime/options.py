@@ -9,7 +9,10 @@ from unblemish.errors import ConfigError
 
 GENERATOR_REFINEMENTS = ("rgi", "rrgi", "none", "l2", "l1")
 DETECTOR_REFINEMENTS = ("f2pad", "initial", "none")
-REFINEMENTS = tuple(dict.fromkeys((*GENERATOR_REFINEMENTS, *DETECTOR_REFINEMENTS)))
+AUTOENCODER_REFINEMENTS = ("energy", "none")
+REFINEMENTS = tuple(
+    dict.fromkeys((*GENERATOR_REFINEMENTS, *DETECTOR_REFINEMENTS, *AUTOENCODER_REFINEMENTS))
+)
 SCHEDULES = ("fast", "paper")
 
 
@@ -22,8 +25,9 @@ class SearchOptions:
         refine: with a generator 'rgi'; 'rrgi' (the weights free for the last steps); 'none' (the
             first pass alone); 'l2' or 'l1' (inversion without a mask, the baselines). With a
             detector 'f2pad' (mask and restored image are searched), 'initial' (outlines by a first
-            guess of the normal image) or 'none' (the detector's own map); None for what the bundle
-            was calibrated for, else the first.
+            guess of the normal image) or 'none' (the detector's own map). With an autoencoder
+            'energy' (the nearest image that it reconstructs well) or 'none' (its
+            reconstruction). None for what the bundle was calibrated for, else the first.
         schedule: 'fast', or 'paper': Adam with rate 0.1 on z and M for 2,000 steps.
         max_steps: steps per tile.
         white: intensity of white in the frames; None for the bundle's, else that of their dtype.

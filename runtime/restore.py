@@ -95,10 +95,10 @@ def restore(
         score=score,
         mask=mask,
         z=tiles.z.copy(),
-        status=min(tiles.status, key=_WORST_FIRST.index),
+        status=worst(tiles.status),
         steps=int(tiles.steps.max()),
         objective=float(tiles.value.mean()),
-        trace=_mean_trace(tiles.trace),
+        trace=mean_trace(tiles.trace),
     )
 
 
@@ -118,7 +118,12 @@ def score_of(residual: Float, polarity: str) -> Float:
     return np.asarray(np.sqrt(np.mean(residual * residual, axis=2, dtype=np.float32)))
 
 
-def _mean_trace(traces: Sequence[Double]) -> tuple[float, ...]:
+def worst(status: Sequence[Status]) -> Status:
+    """Of the tile that fared worst."""
+    return min(status, key=_WORST_FIRST.index)
+
+
+def mean_trace(traces: Sequence[Double]) -> tuple[float, ...]:
     """Mean over the tiles by step; a tile that ended keeps its last value."""
     length = max(len(trace) for trace in traces)
     rows = [np.pad(trace, (0, length - len(trace)), mode="edge") for trace in traces if len(trace)]

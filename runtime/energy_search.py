@@ -1,0 +1,223 @@
+"""Search with an autoencoder: a frame in, its projection on what normal parts look like out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import EnergySettings
+from unblemish.errors import BundleError, ConfigError
+from unblemish.kernels import Kernels, default_kernels
+from unblemish.runtime.backends import open_backend
+from unblemish.runtime.found import Found
+from unblemish.runtime.frames import from_unit, to_channels, to_unit, white_for
+from unblemish.runtime.geometry import Geometry
+from unblemish.runtime.inspection import Inspection, Status
+from unblemish.runtime.methods.autoencoder import AutoencoderEngine
+from unblemish.runtime.methods.energy import EnergyMethod, Projected
+from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
+from unblemish.runtime.restore import mean_trace, score_of, worst
+from unblemish.runtime.solvers.loop import Clock, share_of
+from unblemish.runtime.solvers.protocol import Float
+
+_BATCH = 8  # images of a pass
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One frame on its way: as given, as (H, W, C) in [0, 1], and its model images."""
+
+    frame: NDArray[Any]
+    unit: Float
+    images: Float
+    white: float | None
+
+
+class EnergySearch:
+    """The search of an autoencoder's bundle, with the interface of `Search`.
+
+    >>> found = EnergySearch(bundle)(frame)                                # doctest: +SKIP
+    """
+
+    frames_at_once = _BATCH
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: SearchOptions | None = None,
+        *,
+        kernels: Kernels | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self.bundle = bundle
+        self.options = options or SearchOptions()
+        calibration = bundle.manifest.calibration
+        asked = self.options.refine or (calibration and calibration.refine) or "energy"
+        self.refine = check_refine(asked, AUTOENCODER_REFINEMENTS, bundle.manifest.method)
+        self._geometry = Geometry(bundle.manifest.preprocess)
+        self._clock = clock
+        self._kernels = kernels or default_kernels(self.options.threads)
+        backend = open_backend(self.options.backend, self.options.threads)
+        pair = backend.pair(
+            str(bundle.graph("reconstruct_forward")), str(bundle.graph("reconstruct_backward"))
+        )
+        self._engine = AutoencoderEngine(pair)
+
+    def __call__(
+        self,
+        frame: Any,
+        *,
+        lam: float | None = None,
+        deadline_ms: float | None = None,
+        previous: Inspection | Found | Float | None = None,
+    ) -> Found:
+        """Search one frame.
+
+        Args:
+            frame: see `to_unit`.
+            lam: instead of the bundle's weight of the l1 distance.
+            deadline_ms: time for everything; the best so far is returned.
+            previous: not used: the search begins at the frame.
+        Raises: SourceError where the frame is not usable.
+        """
+        return self.many([frame], lam=lam, deadline_ms=deadline_ms)[0]
+
+    def adopt(self, bundle: Bundle) -> None:
+        """Go on with other settings of the same files, as calibration does while choosing."""
+        self.bundle = bundle
+
+    def reserve(self, pixels: int, seconds: float) -> None:
+        """See `Search.reserve`: what follows takes no time to speak of."""
+
+    def many(
+        self,
+        frames: Sequence[Any],
+        *,
+        lam: float | None = None,
+        deadline_ms: float | None = None,
+        previous: Sequence[Inspection | Found | Float | None] | None = None,
+    ) -> list[Found]:
+        """Search several frames together; the deadline is for all of them."""
+        began = self._clock()
+        if deadline_ms is not None and not deadline_ms > 0:
+            raise ConfigError(f"deadline_ms must be positive; got {deadline_ms}.")
+        if lam is not None and not (np.isfinite(lam) and lam > 0):
+            raise ConfigError(f"lam must be a positive number; got {lam}.")
+        jobs = [self._prepare(frame) for frame in frames]
+        prepared = self._clock()
+        deadline = None if deadline_ms is None else began + deadline_ms / 1000
+        watch = self._engine.watch
+        watch.seconds.clear()
+        projected = self._solve([image for job in jobs for image in job.images], lam, deadline)
+        solved = self._clock()
+        found = self._restore(jobs, projected)
+        done = self._clock()
+        timings = {name: 1000 * seconds for name, seconds in watch.seconds.items()} | {
+            "preprocess": 1000 * (prepared - began),
+            "search": 1000 * (solved - prepared),
+            "restore": 1000 * (done - solved),
+            "total": 1000 * (done - began),
+        }
+        return [replace(one, timings=timings) for one in found]
+
+    def _prepare(self, frame: Any) -> _Job:
+        preprocess = self.bundle.manifest.preprocess
+        white = white_for(frame, self.options.white, preprocess.white)
+        unit = to_unit(frame, white=white)
+        images = self._geometry.unit_to_model(unit)
+        return _Job(frame, to_channels(unit, preprocess.channels), images, white)
+
+    def _solve(
+        self, images: Sequence[Float], lam: float | None, deadline: float | None
+    ) -> Projected:
+        """Project model images in batches; later batches share the time that is left."""
+        method = self._method(lam)
+        edges, parts = range(0, len(images), _BATCH), []
+        for number, first in enumerate(edges):
+            batch = np.stack(images[first : first + _BATCH])
+            until = share_of(deadline, len(edges) - number, self._clock)
+            parts.append(self._batch(method, batch, until))
+        return Projected(
+            np.concatenate([p.images for p in parts]),
+            np.concatenate([p.value for p in parts]),
+            tuple(s for p in parts for s in p.status),
+            np.concatenate([p.steps for p in parts]),
+            tuple(t for p in parts for t in p.trace),
+        )
+
+    def _batch(self, method: EnergyMethod, images: Float, deadline: float | None) -> Projected:
+        if self.refine != "none":
+            steps = self.options.max_steps
+            return method.solve(images, max_steps=steps, deadline=deadline, clock=self._clock)
+        count = len(images)
+        made = method.reconstruct(images)
+        return Projected(
+            made, np.zeros(count), (Status.PLAIN,) * count, np.ones(count, np.intp),
+            (np.zeros(0),) * count,
+        )  # fmt: skip
+
+    def _method(self, lam: float | None) -> EnergyMethod:
+        p, settings = self.bundle.manifest.preprocess, energy_settings(self.bundle)
+        if lam is not None:
+            settings = settings.model_copy(update={"lam": lam})
+        return EnergyMethod(
+            self._engine, self._kernels, settings, p.low, p.high, self.options.schedule
+        )
+
+    def _restore(self, jobs: Sequence[_Job], projected: Projected) -> list[Found]:
+        found, first = [], 0
+        for job in jobs:
+            rows = slice(first, first + len(job.images))
+            first = rows.stop
+            found.append(self._found(job, projected, rows))
+        return found
+
+    def _found(self, job: _Job, projected: Projected, rows: slice) -> Found:
+        """Bring what changed to the frame's geometry: what did not keeps the camera's detail."""
+        geometry, p = self._geometry, self.bundle.manifest.preprocess
+        images = projected.images[rows]
+        native = geometry.to_intensity(job.unit)
+        change = geometry.to_native(images - job.images, job.unit.shape)
+        restored = np.clip(native + change, p.low, p.high)
+        score = self._score(job, images, change)
+        broken = ~np.isfinite(score)
+        score[broken] = p.high - p.low
+        return Found(
+            restored=from_unit(geometry.to_unit_range(restored), job.frame.dtype, white=job.white),
+            score=score,
+            mask=np.clip(score / np.float32(p.high - p.low), 0, 1),
+            z=np.zeros((len(images), 0), np.float32),
+            status=worst(projected.status[rows]),
+            steps=int(projected.steps[rows].max()),
+            objective=float(projected.value[rows].mean()),
+            trace=mean_trace(projected.trace[rows]),
+        )
+
+    def _score(self, job: _Job, images: Float, change: Float) -> Float:
+        """(H, W): DSSIM of frame and projection, of what the model sees; or what changed."""
+        settings, p = energy_settings(self.bundle), self.bundle.manifest.preprocess
+        if settings.score == "l2":
+            return score_of(-change, self.bundle.manifest.rgi.polarity)
+        maps = np.empty((len(images), 1, *images.shape[2:]), np.float32)
+        self._kernels.dssim(
+            job.images, np.ascontiguousarray(images), np.ones(len(images), np.float32),
+            data_range=p.high - p.low, dissimilarity=maps, direct=None, cotangent=None,
+            objective=np.empty(len(images)),
+        )  # fmt: skip
+        return np.ascontiguousarray(self._geometry.to_native(maps, job.unit.shape)[:, :, 0])
+
+
+def energy_settings(bundle: Bundle) -> EnergySettings:
+    """The settings of the search. Raises: BundleError where the bundle has none."""
+    settings = bundle.manifest.energy
+    if settings is None:
+        raise BundleError(
+            f"bundle {bundle.manifest.name} has no settings of the energy. Export it again."
+        )
+    return settings

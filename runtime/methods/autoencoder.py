@@ -1,0 +1,79 @@
+"""The autoencoder as a method sees it: images to their reconstructions, and the way back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unblemish.runtime.backends.protocol import Pair
+from unblemish.runtime.methods.engine import Stopwatch
+from unblemish.runtime.solvers.protocol import Float
+from unblemish.runtime.workspace import Workspace
+
+IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the autoencoder makes of images (B, C, h, w); valid until its next pass.
+
+    Args:
+        image: (B, C, h, w), of a VAE the mean of the decoder at the mean of the code.
+        mean, log_variance: (B, n) of a VAE's code. log_scale: as `image`, of a decoder whose
+            standard deviation differs from element to element. None where the model has none.
+    """
+
+    image: Float
+    mean: Float | None = None
+    log_variance: Float | None = None
+    log_scale: Float | None = None
+
+
+@dataclass
+class AutoencoderEngine:
+    """A differentiable autoencoder: f through encoder and decoder, one pass for both.
+
+    Args:
+        pair: of the graph `reconstruct`.
+    """
+
+    pair: Pair
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    _space: Workspace = field(default_factory=Workspace, init=False, repr=False)
+
+    def forward(self, x: Float) -> Reconstruction:
+        """Reconstruct x (B, C, h, w); it must not change before `backward`."""
+        began = time.perf_counter()
+        outputs = self.pair.forward({IMAGE: x})
+        self.watch.add("forward", began)
+        return Reconstruction(
+            outputs["reconstruction"],
+            outputs.get("mean"),
+            outputs.get("log_variance"),
+            outputs.get("log_scale"),
+        )
+
+    def backward(self, **cotangents: Float) -> Float:
+        """Sum of J^T c over the outputs given, (B, C, h, w); valid until the next call.
+
+        Args:
+            cotangents: of reconstruction, mean, log_variance or log_scale; 0 where not given.
+        """
+        began = time.perf_counter()
+        rows = len(next(iter(cotangents.values())))
+        feeds = {spec.name: cotangents.get(spec.name) for spec in self.pair.outputs}
+        shapes = {spec.name: (rows, *map(int, spec.shape[1:])) for spec in self.pair.outputs}
+        complete = {
+            name: self._nothing(name, shapes[name]) if given is None else given
+            for name, given in feeds.items()
+        }
+        gradient = self.pair.backward(complete)[IMAGE]
+        self.watch.add("backward", began)
+        return np.asarray(gradient)
+
+    def _nothing(self, name: str, shape: tuple[int, ...]) -> Float:
+        zeros = self._space.array(name, shape)
+        zeros.fill(0)
+        return np.asarray(zeros, np.float32)

@@ -1,0 +1,130 @@
+"""Energy projection: the nearest image that an autoencoder reconstructs well."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unblemish.bundle.manifest import EnergySettings
+from unblemish.kernels.api import Kernels
+from unblemish.runtime.inspection import Status
+from unblemish.runtime.methods.autoencoder import AutoencoderEngine
+from unblemish.runtime.methods.reconstruction_loss import ReconstructionLoss
+from unblemish.runtime.solvers.alternation import Alternation
+from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
+from unblemish.runtime.solvers.projected_step import ProjectedStep
+from unblemish.runtime.solvers.protocol import Double, Evaluation, Float, Index, Variables
+
+_FAST_STEPS = 20  # of the alternation, which settles within ten
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Where the search of every image ended.
+
+    Args:
+        images: (B, C, h, w), x_T. value: (B,) energy. steps: (B,) passes.
+        trace: energy by step, one array per image.
+    """
+
+    images: Float
+    value: Double
+    status: tuple[Status, ...]
+    steps: Index
+    trace: tuple[Double, ...]
+
+
+@dataclass
+class Energy:
+    """E(x) = L_r(x) + lam |x - x_0|_1 over images near the inspected ones, (N, C, h, w).
+
+    Args:
+        slope: whether the gradient is wanted; without it a pass forward is enough.
+    Source: seed 002, eq. (4).
+    """
+
+    engine: AutoencoderEngine
+    loss: ReconstructionLoss
+    lam: float
+    images: Float
+    slope: bool
+    stages: int = field(default=1, init=False)
+
+    def evaluate(self, query: Variables, items: Index, stage: Index) -> Evaluation:
+        """See `Problem.evaluate`; the gradient is what the solvers of this method ask for."""
+        (x,) = query
+        made = self.engine.forward(x)
+        began = time.perf_counter()
+        away = np.abs(x - self.images[items]).sum(axis=(1, 2, 3), dtype=np.float64)
+        self.engine.watch.add("kernels", began)
+        if not self.slope:
+            loss = self.loss.value(x, made)
+            return Evaluation(loss + self.lam * away, (made.image, _single(loss)))
+        found = self.loss.gradient(self.engine, x, made)
+        total = found.value + self.lam * away
+        return Evaluation(total, (found.gradient, made.image, _single(found.value)))
+
+
+@dataclass(frozen=True)
+class EnergyMethod:
+    """What is minimised, and how.
+
+    Args:
+        schedule: 'paper' (eq. 5 or 8 with the settings' step) or 'fast' (`Alternation`).
+        low, high: model intensities of black and white.
+    """
+
+    engine: AutoencoderEngine
+    kernels: Kernels
+    settings: EnergySettings
+    low: float
+    high: float
+    schedule: str = "fast"
+
+    def reconstruct(self, images: Float) -> Float:
+        """f(x) of images (B, C, h, w); a copy."""
+        return np.array(self.engine.forward(images).image)
+
+    def solve(
+        self,
+        images: Float,
+        *,
+        free: Float | None = None,
+        max_steps: int | None = None,
+        deadline: float | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> Projected:
+        """Project a batch of images.
+
+        Args:
+            images: (B, C, h, w) in model intensities.
+            free: (B, 1, h, w), 1 where pixels may move (eq. 7); None for blind.
+        """
+        settings = self.settings
+        fast = self.schedule == "fast"
+        loss = ReconstructionLoss(self.kernels, settings, self.high - self.low)
+        problem = Energy(self.engine, loss, settings.lam, images, slope=not fast)
+        steps = max_steps or (_FAST_STEPS if fast else settings.max_steps)
+        limits = Limits(steps, settings.tolerance, deadline=deadline)
+        outcome = self._run(problem, limits, free, clock)
+        return Projected(
+            outcome.best[0], outcome.value, outcome.status, outcome.steps, outcome.trace
+        )
+
+    def _run(self, problem: Energy, limits: Limits, free: Float | None, clock: Clock) -> Outcome:
+        s, start = self.settings, (problem.images,)
+        if problem.slope:
+            step = ProjectedStep(
+                self.kernels, s.lam, s.alpha, s.step == "tuned", s.optimiser == "adam",
+                s.stop_loss, self.low, self.high, free,
+            )  # fmt: skip
+            return run(problem, step, start, limits, clock=clock)
+        precision = 1.0 if s.gamma is None else 0.5 / s.gamma**2
+        turns = Alternation(s.lam / (2 * precision), s.stop_loss, self.low, self.high, free=free)
+        return run(problem, turns, start, limits, clock=clock)
+
+
+def _single(values: Double) -> Float:
+    return np.asarray(values, np.float32)
