@@ -1,6 +1,6 @@
 """Time every kernel against NumPy and eager torch, and its bytes against the copy bandwidth.
 
-    python benchmarks/kernels.py [solvers|f2pad|detectors ...] [--rounds N] [--threads N]
+    python benchmarks/kernels.py [solvers|f2pad|energy|detectors ...] [--rounds N] [--threads N]
 
 Each line is a paired comparison: the candidates take turns within every round, and the ratio is the
 median over the rounds of the ratio within a round, so that a slow moment of the machine meets them
@@ -22,7 +22,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from kernel_jobs import feature_terms, image_terms, solvers
+from kernel_jobs import energy_terms, feature_terms, image_terms, solvers
 from kernel_jobs.job import Job
 
 from unblemish.kernels.api import Kernels
@@ -40,6 +40,10 @@ SETS: dict[str, dict[str, Callable[[], list[Job]]]] = {
     "f2pad": {
         "1x3x224x224": lambda: image_terms.jobs(224, 224),
         "1x3x512x512": lambda: image_terms.jobs(512, 512),
+    },
+    "energy": {
+        "x".join(map(str, shape)): partial(energy_terms.jobs, shape)
+        for shape in [(1, 1, 128, 128), (8, 3, 128, 128), (1, 3, 512, 512)]
     },
     "detectors": {
         "56x56x100": lambda: [feature_terms.mahalanobis(56 * 56, 100)],

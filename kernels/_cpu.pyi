@@ -162,6 +162,19 @@ class Engine:
         beta3: float,
         eps: float,
     ) -> None: ...
+    def dssim(
+        self,
+        x: Float,
+        g: Float,
+        scale: Float,
+        data_range: float,
+        window: int,
+        sigma: float,
+        dissimilarity: Float | None,
+        direct: Float | None,
+        cotangent: Float | None,
+        objective: Double,
+    ) -> None: ...
 
 class KCentre:
     def __init__(self, engine: Engine, rows: Float, first: int, pool: int) -> None: ...

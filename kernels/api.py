@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.kernels.energy_terms import EnergyTerms
 from unblemish.kernels.feature_terms import FeatureTerms
 from unblemish.kernels.image_terms import ImageTerms
 
@@ -26,7 +27,7 @@ Float = NDArray[np.float32]
 Double = NDArray[np.float64]
 
 
-class Kernels(ImageTerms, FeatureTerms, Protocol):
+class Kernels(ImageTerms, FeatureTerms, EnergyTerms, Protocol):
     """The operations a solver needs between two engine calls.
 
     Implemented by `ReferenceKernels` (float64 NumPy inside, the oracle), `CpuKernels` (compiled

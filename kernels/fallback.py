@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from unblemish.kernels import checks
 from unblemish.kernels.api import Double, Float
+from unblemish.kernels.numpy_energy_terms import NumpyEnergyTerms
 from unblemish.kernels.numpy_feature_terms import NumpyFeatureTerms
 from unblemish.kernels.numpy_image_terms import NumpyImageTerms
 
 
-class NumpyKernels(NumpyImageTerms, NumpyFeatureTerms):
+class NumpyKernels(NumpyImageTerms, NumpyFeatureTerms, NumpyEnergyTerms):
     """`Kernels` in vectorised NumPy: several passes over memory and one thread. See `Kernels`."""
 
     name = "numpy"

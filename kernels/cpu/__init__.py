@@ -6,6 +6,7 @@ from unblemish.cores import available_cores
 from unblemish.errors import ConfigError
 from unblemish.kernels import _cpu, checks
 from unblemish.kernels.api import Double, Float
+from unblemish.kernels.cpu.energy_terms import CpuEnergyTerms
 from unblemish.kernels.cpu.feature_terms import CpuFeatureTerms
 from unblemish.kernels.cpu.image_terms import CpuImageTerms
 
@@ -15,7 +16,7 @@ def instruction_sets() -> list[str]:
     return _cpu.instruction_sets()
 
 
-class CpuKernels(CpuImageTerms, CpuFeatureTerms):
+class CpuKernels(CpuImageTerms, CpuFeatureTerms, CpuEnergyTerms):
     """`Kernels` in C++. Results do not depend on the number of threads; calls release the GIL.
 
     One object may serve several Python threads: while one of them occupies the worker threads, the

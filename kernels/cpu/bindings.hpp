@@ -8,6 +8,7 @@ namespace unblemish::cpu {
 
 void bind_image_terms(nb::class_<Engine>& engine);
 void bind_feature_terms(nb::class_<Engine>& engine);
+void bind_energy_terms(nb::class_<Engine>& engine);
 void bind_k_centre(nb::module_& module);
 
 }  // namespace unblemish::cpu

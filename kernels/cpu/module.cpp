@@ -120,5 +120,6 @@ NB_MODULE(_cpu, module) {
       .def("all_finite", &bind_all_finite, "x"_a.noconvert(), Free());
   bind_image_terms(engine);
   bind_feature_terms(engine);
+  bind_energy_terms(engine);
   bind_k_centre(module);
 }

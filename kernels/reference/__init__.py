@@ -7,6 +7,7 @@ import numpy as np
 from unblemish.kernels import checks
 from unblemish.kernels.api import Double, Float
 from unblemish.kernels.reference.adam import adam
+from unblemish.kernels.reference.energy_terms import ReferenceEnergyTerms
 from unblemish.kernels.reference.feature_terms import ReferenceFeatureTerms
 from unblemish.kernels.reference.image_terms import ReferenceImageTerms
 from unblemish.kernels.reference.norms import all_finite, norms
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-class ReferenceKernels(ReferenceImageTerms, ReferenceFeatureTerms):
+class ReferenceKernels(ReferenceImageTerms, ReferenceFeatureTerms, ReferenceEnergyTerms):
     """`Kernels` by the float64 functions of this package, rounded once into the outputs.
 
     Unlike the other implementations it allocates; see `Kernels` for every method.

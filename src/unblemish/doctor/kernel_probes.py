@@ -52,6 +52,23 @@ def _sharing(kernels: Kernels) -> bool:
     return np.allclose(shared, 2, atol=1e-5)
 
 
+def _dssim(kernels: Kernels) -> bool:
+    """Of one pixel, 1 and 3: only luminance differs, SSIM = (6 + C1) / (10 + C1), C1 = 0.0004."""
+    x, g = np.full((1, 1, 1, 1), 1, np.float32), np.full((1, 1, 1, 1), 3, np.float32)
+    found, one, value = np.empty_like(x), np.ones(1, np.float32), np.empty(1)
+    kernels.dssim(
+        x,
+        g,
+        one,
+        data_range=2.0,
+        dissimilarity=found,
+        direct=None,
+        cotangent=None,
+        objective=value,
+    )
+    return np.allclose([found.item(), value.item()], 2 / 10.0004, rtol=1e-4)
+
+
 def _mahalanobis(kernels: Kernels) -> bool:
     """W = ((1, 0), (0, 2)) and d = (1, 1): s = 1 + 4, and the slope is 2 (1, 4)."""
     f, mean = np.ones((1, 1, 2), np.float32), np.zeros((1, 2), np.float32)
@@ -81,6 +98,7 @@ PROBES: dict[str, Callable[[Kernels], bool]] = {
     "rgi_closed_form": _closed_form,
     "total_variation": _total_variation,
     "share_gradient_direct": _sharing,
+    "dssim": _dssim,
     "mahalanobis": _mahalanobis,
     "top_candidates": _search,
     "k_centre": _coreset,
