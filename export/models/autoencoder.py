@@ -24,6 +24,7 @@ LARGEST_CORE = 15  # px: larger images are halved once more
 # scale below half a grey level of 8 bits would claim more than an image holds.
 LOG_VARIANCE = (-12.0, 4.0)
 LOG_SCALE = (-6.2, 1.0)
+FIRST_LOG_VARIANCE, FIRST_LOG_SCALE = -4.0, -1.5
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(self.settings)
         if self.settings.variance == "global":
             self.register_buffer("log_gamma", torch.zeros(()))
+        initialise(self)
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Reconstruct `image` from mean + exp(log variance / 2) noise.
@@ -181,6 +183,35 @@ class Autoencoder(nn.Module):
             code = mean + torch.exp(0.5 * log_variance) * noise
         reconstruction, log_scale = self.decoder(code)
         return Reconstruction(reconstruction, mean, log_variance, log_scale)
+
+
+@torch.no_grad()
+def initialise(network: Autoencoder) -> None:
+    """Draw weights that keep the variance of a signal through every layer, biases zero.
+
+    Without normalisation the signal would otherwise fade to a ten-thousandth on its way, and the
+    network would learn the mean image alone for thousands of updates. The last layers begin small:
+    near the mean image, and with a code that is hardly noisy.
+    """
+    gain = nn.init.calculate_gain("leaky_relu", LEAK)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            weight = layer.weight
+            inputs = weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):  # (in, out, 4, 4), a quarter meets a pixel
+                inputs = weight.shape[0] * weight[0, 0].numel() // 4
+            nn.init.normal_(weight, std=gain * inputs**-0.5)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    for last, factor in ((network.decoder.image, 0.1), (network.decoder.scale, 0.1),
+                         (network.encoder.log_variance, 0.01)):  # fmt: skip
+        if last is not None:
+            last.weight.mul_(factor)
+    if network.encoder.log_variance is not None:
+        network.encoder.log_variance.bias.fill_(FIRST_LOG_VARIANCE)
+    if network.decoder.scale is not None:
+        assert network.decoder.scale.bias is not None
+        network.decoder.scale.bias.fill_(FIRST_LOG_SCALE)
 
 
 class Projector(nn.Module):

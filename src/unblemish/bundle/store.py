@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from unblemish.bundle.manifest import SCHEMA_VERSION, FileRecord, GraphRole, Manifest, RgiSettings
+from unblemish.bundle.manifest import SCHEMA_VERSION, FileRecord, GraphRole, Manifest
 from unblemish.errors import BundleError, ConfigError
 from unblemish.files import sha256_of, write_atomic
 
@@ -77,15 +77,23 @@ class Bundle:
 
         Raises: ConfigError where a setting is not known or out of range.
         """
-        try:
-            rgi = RgiSettings.model_validate({**self.manifest.rgi.model_dump(), **changes})
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
+        return self._with(rgi=_changed(self.manifest.rgi, changes))
+
+    def with_energy(self, **changes: Any) -> Bundle:
+        """The bundle of an autoencoder with other settings of the projection, in memory alone.
+
+        Raises: ConfigError where a setting is not known or out of range, or the bundle is of
+        another method.
+        """
+        if self.manifest.energy is None:
             raise ConfigError(
-                f"setting '{name}': {first['msg']}; got {first['input']!r}."
-            ) from None
-        return Bundle(self.path, self.manifest.model_copy(update={"rgi": rgi}))
+                f"bundle {self.path} is of method '{self.manifest.method}', which has no energy. "
+                "Export a checkpoint of l2ae, dsae, ae-vae or gamma-vae."
+            )
+        return self._with(energy=_changed(self.manifest.energy, changes))
+
+    def _with(self, **fields: Any) -> Bundle:
+        return Bundle(self.path, self.manifest.model_copy(update=fields))
 
     def _inside(self, name: str) -> Path:
         path = self.path / name
@@ -94,6 +102,18 @@ class Bundle:
                 f"bundle {self.path}: the manifest names '{name}', which lies outside the folder."
             )
         return path
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    try:
+        return type(settings).model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"setting '{name}': {first['msg']}; got {first['input']!r}.") from None
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -1,0 +1,139 @@
+"""The autoencoder of the energy projection: its shape, its modes, its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unblemish.errors import ConfigError, ModelError
+from unblemish.export.models.autoencoder import Autoencoder, AutoencoderSettings, Projector
+from unblemish.export.models.checkpoint import (
+    Checkpoint,
+    load_autoencoder,
+    load_model,
+    save_checkpoint,
+    settings_of,
+)
+
+EXACT = {"rtol": 0.0, "atol": 0.0}
+ROUNDING = {"rtol": 1e-5, "atol": 1e-6}  # float32, sums in another order
+
+
+def _network(size: int = 32, variance: Any = "none", channels: int = 1) -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(AutoencoderSettings(size, channels, 5, 4, variance)).eval()
+
+
+def test_network_is_the_published_one_at_128_pixels() -> None:
+    settings = AutoencoderSettings()
+    assert settings.layers == (
+        (1, 32, 2), (32, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2),
+        (128, 64, 1), (64, 32, 1),
+    )  # fmt: skip
+    assert (settings.core, settings.latent) == (8, 100)
+
+
+def test_code_is_that_of_a_full_size_valid_convolution() -> None:
+    network = _network()
+    image = torch.rand(2, 1, 32, 32)
+    inner = network.encoder.scales(image)
+    kernel = network.encoder.mean.weight.reshape(5, 4, 2, 2)
+    expected = torch.nn.functional.conv2d(inner, kernel, network.encoder.mean.bias)
+    torch.testing.assert_close(network.encoder(image)[0], expected[:, :, 0, 0], **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("size", "core"), [(16, 1), (48, 3), (128, 8), (192, 12), (256, 8), (272, 17), (512, 8)]
+)
+def test_every_multiple_of_16_is_reconstructed_at_its_size(size: int, core: int) -> None:
+    network = Autoencoder(AutoencoderSettings(size, 3, 2, 1, "pixel")).eval()
+    found = network(torch.rand(1, 3, size, size))
+    assert network.settings.core == core
+    assert found.image.shape == found.log_scale.shape == (1, 3, size, size)
+
+
+@pytest.mark.parametrize("variance", ["none", "unit", "global", "pixel"])
+def test_noise_moves_only_variational_reconstructions(variance: str) -> None:
+    network = _network(variance=variance)
+    image, noise = torch.rand(2, 1, 32, 32), torch.randn(2, 5)
+    plain, noisy = network(image).image, network(image, noise).image
+    assert torch.equal(plain, noisy) == (variance == "none")
+    torch.testing.assert_close(network(image, torch.zeros(2, 5)).image, plain, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("variance", "names"),
+    [
+        ("none", ["reconstruction"]),
+        ("unit", ["reconstruction", "mean", "log_variance"]),
+        ("global", ["reconstruction", "mean", "log_variance"]),
+        ("pixel", ["reconstruction", "mean", "log_variance", "log_scale"]),
+    ],
+)
+def test_projector_gives_what_it_names(variance: str, names: list[str]) -> None:
+    network = _network(variance=variance)
+    image = torch.rand(2, 1, 32, 32)
+    projector, found = Projector(network), network(image)
+    assert list(projector.outputs) == names
+    expected = {
+        "reconstruction": found.image, "mean": found.mean, "log_variance": found.log_variance,
+        "log_scale": found.log_scale,
+    }  # fmt: skip
+    for name, value in zip(names, projector(image), strict=True):
+        torch.testing.assert_close(value, expected[name], **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": 100}, "multiple of 16"),
+        ({"size": 0}, "multiple of 16"),
+        ({"latent": 0}, "positive channels, latent and width"),
+        ({"variance": "learned"}, "variance must be one of none, unit, global, pixel"),
+    ],
+)
+def test_shape_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AutoencoderSettings(**fields)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_checkpoint_gives_back_network_and_losses(tmp_path: Path, suffix: str) -> None:
+    network = _network(variance="global")
+    network.log_gamma.fill_(-2.5)
+    path = tmp_path / f"part{suffix}"
+    kept = Checkpoint(
+        "gamma-vae", settings_of(network.settings), network.state_dict(),
+        preprocess={"geometry": "tiles"}, losses=[[0.0, -3.0], [1.0, 4.0]],
+    )  # fmt: skip
+    save_checkpoint(path, kept)
+    loaded = load_autoencoder(path)
+    assert loaded is not None
+    assert (loaded.kind, loaded.losses) == ("gamma-vae", [[0.0, -3.0], [1.0, 4.0]])
+    assert loaded.preprocess == {"geometry": "tiles"}
+    assert float(loaded.network.log_gamma) == -2.5
+    image = torch.rand(1, 1, 32, 32)
+    torch.testing.assert_close(loaded.network(image).image, network(image).image, **EXACT)
+
+
+def test_autoencoder_is_no_generator_and_a_generator_no_autoencoder(
+    tmp_path: Path, vae_checkpoint: Path
+) -> None:
+    network = _network()
+    path = tmp_path / "part.pt"
+    save_checkpoint(path, Checkpoint("l2ae", settings_of(network.settings), network.state_dict()))
+    with pytest.raises(ModelError, match="'l2ae', which is no generator"):
+        load_model(path)
+    assert load_autoencoder(vae_checkpoint) is None
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    network = _network()
+    path = tmp_path / "part.pt"
+    other = settings_of(AutoencoderSettings(32, 1, 5, 4, "unit"))
+    save_checkpoint(path, Checkpoint("ae-vae", other, network.state_dict()))
+    with pytest.raises(ModelError, match=r"missing .*log_variance"):
+        load_autoencoder(path)
