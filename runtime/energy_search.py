@@ -143,23 +143,17 @@ class EnergySearch:
             batch = np.stack(images[first : first + _BATCH])
             until = share_of(deadline, len(edges) - number, self._clock)
             parts.append(self._batch(method, batch, until))
-        return Projected(
-            np.concatenate([p.images for p in parts]),
-            np.concatenate([p.value for p in parts]),
-            tuple(s for p in parts for s in p.status),
-            np.concatenate([p.steps for p in parts]),
-            tuple(t for p in parts for t in p.trace),
-        )
+        return Projected.joined(parts)
 
     def _batch(self, method: EnergyMethod, images: Float, deadline: float | None) -> Projected:
-        if self.refine != "none":
+        if self.refine == "energy":
             steps = self.options.max_steps
             return method.solve(images, max_steps=steps, deadline=deadline, clock=self._clock)
         count = len(images)
-        made = method.reconstruct(images)
+        maps = None if self.refine == "none" else method.scores(images, self.refine)
         return Projected(
-            made, np.zeros(count), (Status.PLAIN,) * count, np.ones(count, np.intp),
-            (np.zeros(0),) * count,
+            method.reconstruct(images), np.zeros(count), (Status.PLAIN,) * count,
+            np.ones(count, np.intp), (np.zeros(0),) * count, maps,
         )  # fmt: skip
 
     def _method(self, lam: float | None) -> EnergyMethod:
@@ -185,7 +179,8 @@ class EnergySearch:
         native = geometry.to_intensity(job.unit)
         change = geometry.to_native(images - job.images, job.unit.shape)
         restored = np.clip(native + change, p.low, p.high)
-        score = self._score(job, images, change)
+        maps = None if projected.maps is None else projected.maps[rows]
+        score = self._score(job, images, change, maps)
         broken = ~np.isfinite(score)
         score[broken] = p.high - p.low
         return Found(
@@ -199,8 +194,10 @@ class EnergySearch:
             trace=mean_trace(projected.trace[rows]),
         )
 
-    def _score(self, job: _Job, images: Float, change: Float) -> Float:
-        """(H, W): DSSIM of frame and projection, of what the model sees; or what changed."""
+    def _score(self, job: _Job, images: Float, change: Float, maps: Float | None) -> Float:
+        """(H, W): the maps given; DSSIM of model images and projection; or what changed."""
+        if maps is not None:
+            return self._native(maps, job)
         settings, p = energy_settings(self.bundle), self.bundle.manifest.preprocess
         if settings.score == "l2":
             return score_of(-change, self.bundle.manifest.rgi.polarity)
@@ -210,6 +207,9 @@ class EnergySearch:
             data_range=p.high - p.low, dissimilarity=maps, direct=None, cotangent=None,
             objective=np.empty(len(images)),
         )  # fmt: skip
+        return self._native(maps, job)
+
+    def _native(self, maps: Float, job: _Job) -> Float:
         return np.ascontiguousarray(self._geometry.to_native(maps, job.unit.shape)[:, :, 0])
 
 

@@ -9,7 +9,15 @@ from unblemish.errors import ConfigError
 
 GENERATOR_REFINEMENTS = ("rgi", "rrgi", "none", "l2", "l1")
 DETECTOR_REFINEMENTS = ("f2pad", "initial", "none")
-AUTOENCODER_REFINEMENTS = ("energy", "none")
+AUTOENCODER_REFINEMENTS = (
+    "energy",
+    "none",
+    "error",
+    "gradient",
+    "gradient-error",
+    "kl",
+    "kl-error",
+)
 REFINEMENTS = tuple(
     dict.fromkeys((*GENERATOR_REFINEMENTS, *DETECTOR_REFINEMENTS, *AUTOENCODER_REFINEMENTS))
 )
@@ -26,8 +34,9 @@ class SearchOptions:
             first pass alone); 'l2' or 'l1' (inversion without a mask, the baselines). With a
             detector 'f2pad' (mask and restored image are searched), 'initial' (outlines by a first
             guess of the normal image) or 'none' (the detector's own map). With an autoencoder
-            'energy' (the nearest image that it reconstructs well) or 'none' (its
-            reconstruction). None for what the bundle was calibrated for, else the first.
+            'energy' (the nearest image that it reconstructs well), 'none' (its reconstruction), or
+            a map of one pass, see `score_maps`. None for what the bundle was calibrated for, else
+            the first.
         schedule: 'fast', or 'paper': Adam with rate 0.1 on z and M for 2,000 steps.
         max_steps: steps per tile.
         white: intensity of white in the frames; None for the bundle's, else that of their dtype.

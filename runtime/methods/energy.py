@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from unblemish.bundle.manifest import EnergySettings
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.autoencoder import AutoencoderEngine
+from unblemish.runtime.methods.energy_scores import ScoreKind, score_maps
 from unblemish.runtime.methods.reconstruction_loss import ReconstructionLoss
 from unblemish.runtime.solvers.alternation import Alternation
 from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
@@ -27,6 +30,7 @@ class Projected:
     Args:
         images: (B, C, h, w), x_T. value: (B,) energy. steps: (B,) passes.
         trace: energy by step, one array per image.
+        maps: (B, 1, h, w) anomaly maps, where they are not simply what changed.
     """
 
     images: Float
@@ -34,6 +38,20 @@ class Projected:
     status: tuple[Status, ...]
     steps: Index
     trace: tuple[Double, ...]
+    maps: Float | None = None
+
+    @staticmethod
+    def joined(parts: Sequence[Projected]) -> Projected:
+        """Put batches behind each other."""
+        maps = [p.maps for p in parts if p.maps is not None]
+        return Projected(
+            np.concatenate([p.images for p in parts]),
+            np.concatenate([p.value for p in parts]),
+            tuple(s for p in parts for s in p.status),
+            np.concatenate([p.steps for p in parts]),
+            tuple(t for p in parts for t in p.trace),
+            np.concatenate(maps) if maps else None,
+        )
 
 
 @dataclass
@@ -86,6 +104,11 @@ class EnergyMethod:
     def reconstruct(self, images: Float) -> Float:
         """f(x) of images (B, C, h, w); a copy."""
         return np.array(self.engine.forward(images).image)
+
+    def scores(self, images: Float, kind: str) -> Float:
+        """Anomaly maps of one pass, see `score_maps`."""
+        loss = ReconstructionLoss(self.kernels, self.settings, self.high - self.low)
+        return score_maps(self.engine, loss, images, cast("ScoreKind", kind))
 
     def solve(
         self,

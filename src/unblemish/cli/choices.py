@@ -15,6 +15,12 @@ class Refine(str, Enum):
     L1 = "l1"
     INITIAL = "initial"
     F2PAD = "f2pad"
+    ENERGY = "energy"
+    ERROR = "error"
+    GRADIENT = "gradient"
+    GRADIENT_ERROR = "gradient-error"
+    KL = "kl"
+    KL_ERROR = "kl-error"
 
 
 class Schedule(str, Enum):
