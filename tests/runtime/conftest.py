@@ -107,7 +107,36 @@ def features_model(channels: int = 3) -> Any:
     return _model(nodes, image, _info("features", "batch", 4, SIDE, SIDE), weights)
 
 
-_ROLES = {"z": "latent", "image": "image", "logit": "logit", "features": "feature"}
+def smooth_basis(channels: int = 1) -> np.ndarray[Any, Any]:
+    """Orthonormal low-frequency cosines, (channels * 16 * 16, 9 * channels) float64."""
+    wave = np.cos(np.pi * np.outer(np.arange(SIDE) + 0.5, np.arange(3)) / SIDE)
+    wave /= np.linalg.norm(wave, axis=0)
+    plane = np.einsum("ia,jb->ijab", wave, wave).reshape(SIDE * SIDE, 9)
+    return np.kron(np.eye(channels), plane)
+
+
+def autoencoder_model(channels: int = 1) -> Any:
+    """image -> reconstruction, the nearest smooth image; linear, its code the cosines."""
+    from onnx import helper, numpy_helper
+
+    basis = smooth_basis(channels).astype(np.float32)
+    weights = [
+        numpy_helper.from_array(basis, "we"),
+        numpy_helper.from_array(np.ascontiguousarray(basis.T), "wd"),
+        numpy_helper.from_array(np.array([-1, channels, SIDE, SIDE]), "shape"),
+    ]
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "we"], ["code"]),
+        helper.make_node("MatMul", ["code", "wd"], ["made"]),
+        helper.make_node("Reshape", ["made", "shape"], ["reconstruction"]),
+    ]
+    image = _info("image", "batch", channels, SIDE, SIDE)
+    return _model(nodes, image, _info("reconstruction", "batch", channels, SIDE, SIDE), weights)
+
+
+_ROLES = {"z": "latent", "image": "image", "logit": "logit", "features": "feature",
+          "reconstruction": "reconstruction"}  # fmt: skip
 
 
 def _role(name: str, weights: Sequence[str], other: str) -> str:
@@ -227,6 +256,42 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
 
     def make(**options: Any) -> Bundle:
         return build_bundle(tmp_path / "tiny.bundle", **options)
+
+    return make
+
+
+@pytest.fixture
+def make_energy_bundle(tmp_path: Path) -> MakeBundle:
+    """Build a bundle of the smooth autoencoder; keywords: channels, calibrated, energy, others."""
+
+    def make(
+        channels: int = 1, *, energy: Mapping[str, Any] | None = None, **fields: Any
+    ) -> Bundle:
+        builder = _Builder()
+        model = autoencoder_model(channels)
+        builder.plain("reconstruct", model)
+        builder.pair("reconstruct", model, ["image"])
+        source = builder.files["reconstruct.onnx"]
+        assert isinstance(source, bytes)
+        preprocess = {"width": SIDE, "height": SIDE, "channels": channels, "low": 0, "high": 1}
+        preprocess.update(fields.pop("preprocess", {}))
+        manifest = {
+            "name": "smooth",
+            "created_by": "test",
+            "method": "energy",
+            "model": {
+                "kind": "l2ae",
+                "latent_size": 9 * channels,
+                "parameters": 1,
+                "source": "smooth.onnx",
+                "source_sha256": hashlib.sha256(source).hexdigest(),
+            },
+            "graphs": builder.graphs,
+            "preprocess": preprocess,
+            "energy": dict(energy or {}),
+            **fields,
+        }
+        return write_bundle(tmp_path / "smooth.bundle", builder.files, manifest)
 
     return make
 

@@ -1,0 +1,150 @@
+"""Search with an autoencoder: frames of any size in, what changed out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unblemish.bundle import Bundle
+from unblemish.calibration.calibrate import calibrate
+from unblemish.errors import ConfigError
+from unblemish.images import write_image
+from unblemish.runtime.inspection import Status
+from unblemish.runtime.inspector import Inspector
+
+MakeBundle = Callable[..., Bundle]
+BOX = (slice(5, 9), slice(6, 11))
+
+
+def part(rng: np.random.Generator, height: int = 16, width: int = 16, channels: int = 1) -> Any:
+    """A smooth frame of levels 60 to 200, uint8, (H, W) or (H, W, 3)."""
+    down = np.cos(np.pi * np.outer((np.arange(height) + 0.5) / height, np.arange(3)))
+    across = np.cos(np.pi * np.outer((np.arange(width) + 0.5) / width, np.arange(3)))
+    weights = rng.uniform(-1, 1, (channels, 3, 3))
+    image = np.einsum("ia,cab,jb->ijc", down, weights, across)
+    image = 130 + 60 * image / np.abs(image).max()
+    return np.rint(image[:, :, 0] if channels == 1 else image).astype(np.uint8)
+
+
+def damaged(frame: Any, box: Any = BOX) -> Any:
+    made = frame.copy()
+    made[box] = 255
+    return made
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("schedule", ["fast", "paper"])
+@pytest.mark.parametrize("score", ["dssim", "l2"])
+def test_the_search_finds_what_the_model_cannot_make(
+    make_energy_bundle: MakeBundle, channels: int, schedule: str, score: str
+) -> None:
+    bundle = make_energy_bundle(channels, energy={"score": score, "alpha": 2.0})
+    frame = part(np.random.default_rng(0), channels=channels)
+    bad = damaged(frame)
+    with Inspector.open(bundle, schedule=schedule) as inspector:
+        found = inspector.search(bad)
+        plain = inspector.search(frame)
+    inside = np.zeros((16, 16), np.bool_)
+    inside[BOX] = True
+    apart = 4 if score == "l2" else 2  # the window of 11 px spreads over half the image
+    assert found.score[inside].mean() > apart * found.score[~inside].mean()
+    assert found.score.max() > 3 * plain.score.max()
+    assert found.restored.shape == bad.shape
+    assert found.restored.dtype == bad.dtype
+    error = np.abs(found.restored.astype(float) - frame)
+    assert error[inside].mean() < 0.5 * np.abs(bad.astype(float) - frame)[inside].mean()
+    assert found.status in (Status.CONVERGED, Status.MAX_STEPS)
+
+
+def test_what_does_not_change_keeps_the_camera_s_detail(make_energy_bundle: MakeBundle) -> None:
+    rng = np.random.default_rng(1)
+    frame = np.kron(part(rng, 32, 48), np.ones((4, 4))).astype(np.uint8)
+    fine = np.where(np.indices(frame.shape).sum(0) % 2, frame, frame + 6).astype(np.uint8)
+    with Inspector.open(make_energy_bundle()) as inspector:
+        found = inspector.search(fine)
+    assert found.restored.shape == fine.shape
+    assert np.abs(found.restored.astype(int) - fine).max() <= 12
+    assert np.abs(np.diff(found.restored.astype(int), axis=1)).mean() > 3
+
+
+def test_plain_reconstruction_and_maps_of_one_pass(make_energy_bundle: MakeBundle) -> None:
+    bundle, bad = (
+        make_energy_bundle(energy={"score": "l2"}),
+        damaged(part(np.random.default_rng(2))),
+    )
+    scores = {}
+    for refine in ("none", "error", "gradient", "gradient-error"):
+        with Inspector.open(bundle, refine=refine) as inspector:
+            found = inspector.search(bad)
+        assert found.status is Status.PLAIN
+        scores[refine] = found.score
+    np.testing.assert_allclose(scores["error"], scores["none"] ** 2, atol=1e-5)
+    np.testing.assert_allclose(  # a projector: the gradient of the error is twice the residual
+        scores["gradient"], 2 * scores["none"], atol=1e-4
+    )
+    np.testing.assert_allclose(
+        scores["gradient-error"], scores["gradient"] * scores["error"], atol=1e-5
+    )
+    with Inspector.open(bundle, refine="kl") as inspector, pytest.raises(ConfigError, match="VAE"):
+        inspector.search(bad)
+
+
+def test_many_frames_are_searched_as_each_alone(make_energy_bundle: MakeBundle) -> None:
+    rng = np.random.default_rng(3)
+    frames = [damaged(part(rng)) for _ in range(3)] + [part(rng, 20, 30)]
+    with Inspector.open(make_energy_bundle()) as inspector:
+        alone = [inspector.search(frame) for frame in frames]
+        search = inspector._open()
+        together = search.many(frames)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one.score, other.score, atol=2e-4)
+        assert one.steps == other.steps
+
+
+def test_tiles_cover_a_large_frame_without_seams(make_energy_bundle: MakeBundle) -> None:
+    bundle = make_energy_bundle(preprocess={"geometry": "tiles", "overlap": 0.5})
+    frame = part(np.random.default_rng(4), 40, 72)
+    where = (slice(17, 21), slice(30, 35))
+    with Inspector.open(bundle) as inspector:
+        clean, found = inspector.search(frame), inspector.search(damaged(frame, where))
+    assert clean.score.max() < 0.1
+    assert np.unravel_index(found.score.argmax(), frame.shape)[0] in range(15, 23)
+    steps = np.abs(np.diff(clean.restored.astype(int), axis=1))
+    assert steps.max() <= np.abs(np.diff(frame.astype(int), axis=1)).max() + 3
+
+
+def test_an_autoencoder_is_calibrated_and_inspects(
+    make_energy_bundle: MakeBundle, tmp_path: Any
+) -> None:
+    rng, folder = np.random.default_rng(5), tmp_path / "normals"
+    folder.mkdir()
+    for index in range(24):
+        write_image(folder / f"{index}.png", part(rng, 32, 32))
+    bundle = make_energy_bundle()
+    result = calibrate(bundle, folder, images=8, false_reject=0.05)
+    reopened = Bundle.open(bundle.path)
+    assert reopened.manifest.energy is not None
+    assert reopened.manifest.energy.lam == result.lam
+    assert result.calibration.dice is not None
+    assert result.calibration.dice > 0.3
+    with Inspector.open(reopened) as inspector:
+        assert inspector.refine == "energy"
+        box = (slice(8, 16), slice(8, 18))
+        assert inspector.inspect(damaged(part(rng, 32, 32), box)).verdict == "fail"
+
+
+def test_a_refinement_of_another_family_is_refused(make_energy_bundle: MakeBundle) -> None:
+    with pytest.raises(ConfigError, match="knows refine=energy, none"):
+        Inspector.open(make_energy_bundle(), refine="f2pad")
+
+
+def test_a_bundle_without_settings_says_so(make_energy_bundle: MakeBundle) -> None:
+    from unblemish.errors import BundleError
+
+    bundle = make_energy_bundle()
+    bare = Bundle(bundle.path, bundle.manifest.model_copy(update={"energy": None}))
+    with Inspector.open(bare) as inspector, pytest.raises(BundleError, match="Export it again"):
+        inspector.search(part(np.random.default_rng(6)))
