@@ -175,6 +175,16 @@ class Engine:
         cotangent: Float | None,
         objective: Double,
     ) -> None: ...
+    def gaussian_nll(
+        self,
+        x: Float,
+        g: Float,
+        log_scale: Float,
+        scale: Float,
+        cotangent: Float,
+        log_scale_cotangent: Float,
+        objective: Double,
+    ) -> None: ...
     def energy_step(
         self,
         x: Float,

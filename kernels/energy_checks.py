@@ -52,6 +52,33 @@ def dssim(
     _positive(where, data_range=data_range, sigma=sigma)
 
 
+def gaussian_nll(
+    x: Any,
+    g: Any,
+    log_scale: Any,
+    scale: Any,
+    *,
+    cotangent: Any,
+    log_scale_cotangent: Any,
+    objective: Any,
+) -> None:
+    """Check the arguments of `EnergyTerms.gaussian_nll`. Raises: ShapeError."""
+    where = "gaussian_nll"
+    shape = _image(where, x)
+    _array(where, "g", g, shape)
+    _mask(where, "log_scale", log_scale, shape)
+    _per_item(where, shape[0], scale=scale)
+    _array(where, "cotangent", cotangent, shape, out=True)
+    _array(where, "log_scale_cotangent", log_scale_cotangent, np.shape(log_scale), out=True)
+    _array(where, "objective", objective, shape[:1], np.float64, out=True)
+    outputs = {
+        "cotangent": cotangent,
+        "log_scale_cotangent": log_scale_cotangent,
+        "objective": objective,
+    }
+    _apart(where, outputs, {"x": x, "g": g, "log_scale": log_scale, "scale": scale})
+
+
 def energy_step(
     x: Any,
     start: Any,

@@ -2,7 +2,8 @@
 
 The squared error of L2 autoencoders and VAEs is `Kernels.residual_l2`: `scale` is the weight of an
 item, 1 / (2 gamma^2) of a decoder with one variance, `weight` that of a pixel or an element; the
-gradient with respect to x itself is minus the cotangent. Every method raises ShapeError for arrays
+gradient with respect to x itself is minus the cotangent. `gaussian_nll` is the likelihood where the
+variances are learned, and have a gradient of their own. Every method raises ShapeError for arrays
 that do not fit and ConfigError for settings out of range; see `energy_checks`.
 """
 
@@ -66,6 +67,38 @@ class EnergyTerms(Protocol):
             window: side of the window, odd, 1 to 511 pixels.
             sigma: standard deviation of the window, pixels, > 0.
         Source: Wang et al. 2004, eqs. 6 and 13; as a loss Bergmann et al. 2018; seed 002, 4.1.
+        """
+
+    def gaussian_nll(
+        self,
+        x: Float,
+        g: Float,
+        log_scale: Float,
+        scale: Float,
+        *,
+        cotangent: Float,
+        log_scale_cotangent: Float,
+        objective: Double,
+    ) -> None:
+        """Take the negative log-likelihood of x under Gaussians around g, without its constant.
+
+        With r = g - x and s = log_scale, the logarithm of the standard deviation gamma:
+
+            objective           = scale * sum( r^2 exp(-2 s) / 2 + s )
+            cotangent           = d objective / d g = scale r exp(-2 s)
+            log_scale_cotangent = scale (1 - r^2 exp(-2 s))
+
+        The gradient with respect to x itself is minus the cotangent. Of a decoder with one
+        variance, `residual_l2` with a scale of 1 / (2 gamma^2) gives the same but the constant
+        log gamma.
+
+        Args:
+            log_scale: (B, C, H, W), or (B, 1, H, W) for one shared by the channels, which then
+                counts once for each; within +-43, beyond which exp(-2 s) is 0 or infinite.
+            cotangent: out, (B, C, H, W).
+            log_scale_cotangent: out, the shape of log_scale; summed over the channels where shared.
+            objective: out, (B,) float64.
+        Source: Dai and Wipf 2019, section 4; seed 002, section 2.1.
         """
 
     def energy_step(

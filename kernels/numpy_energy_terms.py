@@ -75,6 +75,41 @@ class NumpyEnergyTerms:
             np.subtract(half, difference, out=cotangent)
 
     @np.errstate(all="ignore")
+    def gaussian_nll(
+        self,
+        x: Float,
+        g: Float,
+        log_scale: Float,
+        scale: Float,
+        *,
+        cotangent: Float,
+        log_scale_cotangent: Float,
+        objective: Double,
+    ) -> None:
+        """See `EnergyTerms`."""
+        checks.gaussian_nll(
+            x,
+            g,
+            log_scale,
+            scale,
+            cotangent=cotangent,
+            log_scale_cotangent=log_scale_cotangent,
+            objective=objective,
+        )
+        inverse = np.exp(np.float32(-2) * log_scale)
+        r = np.subtract(g, x, out=cotangent)
+        square = r * r * inverse
+        lost = np.float32(0.5) * square + log_scale
+        objective[...] = scale * lost.sum(axis=(1, 2, 3), dtype=np.float64)
+        factor = scale.reshape(-1, 1, 1, 1)
+        each = 1 - square
+        if log_scale.shape != x.shape:
+            each = each.sum(axis=1, keepdims=True)
+        np.multiply(factor, each, out=log_scale_cotangent)
+        r *= inverse
+        r *= factor
+
+    @np.errstate(all="ignore")
     def energy_step(
         self,
         x: Float,

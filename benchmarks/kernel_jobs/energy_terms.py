@@ -159,6 +159,28 @@ def _step_jobs(i: Search) -> list[Job]:
     ]
 
 
+def _likelihood_job(i: Images) -> Job:
+    log_scale = np.full(i.map.shape, -2, np.float32)
+    by_scale = np.empty_like(log_scale)
+    x, g, s = (torch.from_numpy(v) for v in (i.x, i.g, log_scale))
+
+    def ours(k: Kernels) -> None:
+        k.gaussian_nll(
+            i.x, i.g, log_scale, i.one, cotangent=i.cotangent, log_scale_cotangent=by_scale,
+            objective=i.objective,
+        )  # fmt: skip
+
+    def by_torch() -> object:
+        with torch.enable_grad():
+            leaves = [v.detach().requires_grad_() for v in (g, s)]
+            each = (leaves[0] - x).square() * (-2 * leaves[1]).exp() / 2 + leaves[1]
+            return each.detach().sum((1, 2, 3)), torch.autograd.grad(each.sum(), leaves)
+
+    moved = 3 * i.x.nbytes + 2 * log_scale.nbytes
+    return Job("gaussian_nll", ours, by_torch, moved, [i.cotangent, by_scale, i.objective])
+
+
 def jobs(shape: Shape) -> list[Job]:
     """Every operation on images of one shape."""
-    return [*_dssim_jobs(Images(shape)), *_step_jobs(Search(shape))]
+    images = Images(shape)
+    return [*_dssim_jobs(images), _likelihood_job(images), *_step_jobs(Search(shape))]

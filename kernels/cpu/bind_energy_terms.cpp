@@ -51,6 +51,21 @@ void bind_dssim(Engine& engine, Image x, Image g, PerItem scale, double data_ran
         data_range, static_cast<std::size_t>(window / 2), sigma);
 }
 
+void bind_gaussian_nll(Engine& engine, Image x, Image g, Image log_scale, PerItem scale, ImageOut cotangent,
+                       ImageOut log_scale_cotangent, PerItemOut objective) {
+  require_items(x, {scale.size(), objective.size()});
+  require(same_shape(x, g) && same_shape(x, cotangent) && same_shape(log_scale, log_scale_cotangent));
+  const bool shared = is_one_row(log_scale, x);
+  require(shared || same_shape(log_scale, x));
+  require_apart({span(cotangent), span(log_scale_cotangent), span(objective), span(x), span(g), span(log_scale),
+                 span(scale)},
+                3);
+  gaussian_nll(engine, images_of(x), shared,
+               {{x.data(), g.data(), log_scale.data(), 0.0f, cotangent.data(), log_scale_cotangent.data()},
+                scale.data(),
+                objective.data()});
+}
+
 bool are_non_negative(const PerItem& a) {
   for (std::size_t b = 0; b < a.size(); ++b)
     if (!(a.data()[b] >= 0.0f)) return false;
@@ -87,6 +102,9 @@ void bind_energy_terms(nb::class_<Engine>& engine) {
   engine.def("dssim", &bind_dssim, "x"_a.noconvert(), "g"_a.noconvert(), "scale"_a.noconvert(), "data_range"_a,
              "window"_a, "sigma"_a, "dissimilarity"_a.noconvert().none(), "direct"_a.noconvert().none(),
              "cotangent"_a.noconvert().none(), "objective"_a.noconvert(), Free());
+  engine.def("gaussian_nll", &bind_gaussian_nll, "x"_a.noconvert(), "g"_a.noconvert(), "log_scale"_a.noconvert(),
+             "scale"_a.noconvert(), "cotangent"_a.noconvert(), "log_scale_cotangent"_a.noconvert(),
+             "objective"_a.noconvert(), Free());
   engine.def("energy_step", &bind_energy_step, "x"_a.noconvert(), "start"_a.noconvert(), "pulled"_a.noconvert(),
              "lam"_a.noconvert(), "rate"_a.noconvert(), "direct"_a.noconvert().none(), "direct_factor"_a,
              "mask"_a.noconvert().none(), "restored"_a.noconvert().none(), "first"_a.noconvert().none(),

@@ -83,6 +83,21 @@ void dssim(Engine& engine, const Images& s, const DssimArrays& a, double range, 
     a.objective[b] = sum_in_order(partial + b * per_item, per_item) * (a.scale[b] / s.plane.channels);
 }
 
+void gaussian_nll(Engine& engine, const Images& s, bool shared, const LikelihoodArrays& a) {
+  const std::size_t channels = shared ? s.plane.channels : 1;
+  const std::size_t size = s.plane.channels * s.plane.size, row = size / channels;
+  const Cut cut(row);
+  const EnergyTiles& tiles = energy_tiles(engine);
+  reduce_rows(engine.pool, s.batch, cut, sizeof(float) * s.batch * size * 5, a.scale, a.objective,
+              [&](std::size_t block) {
+                const std::size_t b = cut.row(block), i = b * size + cut.start(block), k = b * row + cut.start(block);
+                const LikelihoodTile& t = a.tile;
+                return tiles.gaussian_nll({t.x + i, t.g + i, t.log_scale + k, a.scale[b], t.cotangent + i,
+                                           t.log_scale_cotangent + k},
+                                          {channels, row, cut.count(block)});
+              });
+}
+
 void energy_step(Engine& engine, const Images& s, const EnergyArrays& a, const AdamStep& adam, EnergyKind kind) {
   const Cut cut(s.plane.size);
   const EnergyTiles& tiles = energy_tiles(engine);

@@ -20,6 +20,15 @@ struct DssimArrays {
 
 void dssim(Engine&, const Images&, const DssimArrays&, double range, std::size_t radius, double sigma);
 
+struct LikelihoodArrays {
+  LikelihoodTile tile;  // the first item; its scale is not read
+  const float* scale;   // (batch)
+  double* objective;    // (batch)
+};
+
+// `shared`: one row of log_scale for all channels; otherwise it has the shape of the image.
+void gaussian_nll(Engine&, const Images&, bool shared, const LikelihoodArrays&);
+
 struct EnergyArrays {
   EnergyTile tile;   // the first item
   bool shared_mask;  // one row for all channels

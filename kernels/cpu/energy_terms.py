@@ -45,6 +45,34 @@ class CpuEnergyTerms:
             )
             raise
 
+    def gaussian_nll(
+        self,
+        x: Float,
+        g: Float,
+        log_scale: Float,
+        scale: Float,
+        *,
+        cotangent: Float,
+        log_scale_cotangent: Float,
+        objective: Double,
+    ) -> None:
+        """See `EnergyTerms`."""
+        try:
+            self._engine.gaussian_nll(
+                x, g, log_scale, scale, cotangent, log_scale_cotangent, objective
+            )
+        except (TypeError, ValueError):
+            checks.gaussian_nll(
+                x,
+                g,
+                log_scale,
+                scale,
+                cotangent=cotangent,
+                log_scale_cotangent=log_scale_cotangent,
+                objective=objective,
+            )
+            raise
+
     def energy_step(
         self,
         x: Float,

@@ -1,6 +1,7 @@
 // Compiled once per instruction set; see tiles.cpp for what may be used here.
 #include "energy_tiles.hpp"
 
+#include "unblemish/gaussian_nll.hpp"
 #include "unblemish/norms.hpp"
 
 namespace unblemish::cpu::UNBLEMISH_ISA {
@@ -9,6 +10,46 @@ namespace {
 using std::size_t;
 
 constexpr size_t kStrip = 512;  // elements whose slopes and weights wait in L1
+
+double nll_strip(const LikelihoodTile& t, Extent e) {
+  alignas(64) float inverse[kStrip];
+  alignas(64) float back[kStrip];
+  const float* UNBLEMISH_RESTRICT log_scale = t.log_scale;
+  const float channels = static_cast<float>(e.channels), scale = t.scale;
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+  for (size_t i = 0; i < e.count; ++i) {
+    inverse[i] = inverse_variance(log_scale[i]);
+    back[i] = channels;
+    sum += channels * log_scale[i];
+  }
+  for (size_t c = 0; c < e.channels; ++c) {
+    const float* UNBLEMISH_RESTRICT x = t.x + c * e.stride;
+    const float* UNBLEMISH_RESTRICT g = t.g + c * e.stride;
+    float* UNBLEMISH_RESTRICT cotangent = t.cotangent + c * e.stride;
+#pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < e.count; ++i) {
+      const float r = g[i] - x[i], slope = r * inverse[i];
+      cotangent[i] = scale * slope;
+      back[i] -= slope * r;
+      sum += 0.5f * (slope * r);
+    }
+  }
+  float* UNBLEMISH_RESTRICT out = t.log_scale_cotangent;
+#pragma omp simd
+  for (size_t i = 0; i < e.count; ++i) out[i] = scale * back[i];
+  return sum;
+}
+
+double gaussian_nll(const LikelihoodTile& t, Extent e) {
+  double sum = 0.0;
+  for (size_t s = 0; s < e.count; s += kStrip) {
+    const LikelihoodTile part{t.x + s,     t.g + s, t.log_scale + s, t.scale, t.cotangent + s,
+                              t.log_scale_cotangent + s};
+    sum += nll_strip(part, {e.channels, e.stride, e.count - s < kStrip ? e.count - s : kStrip});
+  }
+  return sum;
+}
 
 struct Strip {
   alignas(64) float slope[kStrip];
@@ -102,6 +143,6 @@ EnergySums step(const EnergyTile& t, const EnergyStep& constants, EnergyKind kin
 }  // namespace
 
 extern const EnergyTiles energy_tiles;
-const EnergyTiles energy_tiles{step};
+const EnergyTiles energy_tiles{gaussian_nll, step};
 
 }  // namespace unblemish::cpu::UNBLEMISH_ISA

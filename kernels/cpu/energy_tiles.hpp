@@ -1,4 +1,4 @@
-// The step of energy projection over a part of one plane, one copy per instruction set.
+// The likelihood and the step of energy projection over a part of one item, one copy per instruction set.
 #pragma once
 
 #include "tiles.hpp"
@@ -29,7 +29,18 @@ struct EnergySums {
   float largest;    // of the changes that are numbers
 };
 
+struct LikelihoodTile {
+  const float* x;
+  const float* g;
+  const float* log_scale;  // one row, shared by the channels
+  float scale;
+  float* cotangent;
+  float* log_scale_cotangent;  // one row
+};
+
+// The sum of the likelihood is before the factor `scale`.
 struct EnergyTiles {
+  double (*gaussian_nll)(const LikelihoodTile&, Extent);
   EnergySums (*step)(const EnergyTile&, const EnergyStep&, EnergyKind, std::size_t count);
 };
 

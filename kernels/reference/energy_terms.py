@@ -8,6 +8,7 @@ from unblemish.kernels import energy_checks as checks
 from unblemish.kernels.energy_terms import Double, Float
 from unblemish.kernels.reference.dssim import dssim
 from unblemish.kernels.reference.energy_step import Rule, energy_step
+from unblemish.kernels.reference.gaussian_nll import gaussian_nll
 from unblemish.kernels.reference.norms import norms
 
 
@@ -46,6 +47,31 @@ class ReferenceEnergyTerms:
         for output, result in zip(outputs, found, strict=True):
             if output is not None:
                 output[...] = result
+
+    def gaussian_nll(
+        self,
+        x: Float,
+        g: Float,
+        log_scale: Float,
+        scale: Float,
+        *,
+        cotangent: Float,
+        log_scale_cotangent: Float,
+        objective: Double,
+    ) -> None:
+        """See `EnergyTerms`."""
+        checks.gaussian_nll(
+            x,
+            g,
+            log_scale,
+            scale,
+            cotangent=cotangent,
+            log_scale_cotangent=log_scale_cotangent,
+            objective=objective,
+        )
+        cotangent[...], log_scale_cotangent[...], objective[...] = gaussian_nll(
+            x, g, log_scale, scale
+        )
 
     def energy_step(
         self,

@@ -3,6 +3,7 @@
 
 #include "dssim.cu"
 #include "energy_step.cu"
+#include "gaussian_nll.cu"
 #include "norms.cu"
 
 EXPORT(dssim);
@@ -10,3 +11,4 @@ EXPORT(dssim_gradient);
 EXPORT(energy_step);
 EXPORT(finish_norms);
 EXPORT(finish_sum);
+EXPORT(gaussian_nll);

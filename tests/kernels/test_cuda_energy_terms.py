@@ -11,6 +11,7 @@ import pytest
 
 from unblemish.kernels.reference import ReferenceKernels
 from unblemish.kernels.reference.dssim import dssim
+from unblemish.kernels.reference.gaussian_nll import gaussian_nll
 
 GRID = (3, 2)  # blocks per item, items at once: fewer than the batch, so that both loops stride
 # As for the CPU kernels: windowed variances in float32 over C2 = 9e-4, slopes of 100 that cancel.
@@ -172,3 +173,25 @@ def test_energy_step_driver_matches_reference(
             np.testing.assert_allclose(chosen[name], expected[name], **ELEMENT)
     for ours, exact in zip(found, sums.values(), strict=True):
         np.testing.assert_allclose(ours, exact, **SUM)
+
+
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+def test_gaussian_nll_driver_matches_reference(
+    launch: Launch, shape: tuple[int, int, int, int], offset: int
+) -> None:
+    x, g, scale = _images(shape)
+    x, g = _aligned(x, offset), _aligned(g, offset)
+    batch, channels, height, width = shape
+    rng = np.random.default_rng(7)
+    log_scale = _aligned(rng.uniform(-3, 1, size=(batch, 1, height, width)), offset)
+    found = _aligned(np.full(shape, np.nan), offset)
+    by_scale = _aligned(np.full(log_scale.shape, np.nan), offset)
+    partial, objective = np.full((batch, GRID[0]), np.nan), np.full(batch, np.nan)
+    sizes = (ctypes.c_int(batch), ctypes.c_int(channels), ctypes.c_size_t(height * width))
+    launch("gaussian_nll", GRID, x, g, log_scale, scale, found, by_scale, partial, *sizes)
+    launch("finish_sum", (batch, 1), partial, scale, objective, ctypes.c_int(GRID[0]))
+    expected = gaussian_nll(x, g, log_scale, scale)
+    np.testing.assert_allclose(found, expected[0], rtol=4e-6, atol=4e-6)
+    largest = max(1.0, abs(expected[1]).max())
+    np.testing.assert_allclose(by_scale, expected[1], rtol=0, atol=4e-6 * largest)
+    np.testing.assert_allclose(objective, expected[2], rtol=4e-6)

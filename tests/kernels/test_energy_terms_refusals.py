@@ -30,6 +30,11 @@ def _arguments(operation: str) -> dict[str, Any]:
             "dissimilarity": _zeros(2, 1, 4, 6), "direct": _zeros(), "cotangent": _zeros(),
             "objective": np.zeros(2), "window": 11, "sigma": 1.5,
         },
+        "gaussian_nll": {
+            "x": _zeros(), "g": _zeros(), "log_scale": _zeros(2, 1, 4, 6), "scale": item,
+            "cotangent": _zeros(), "log_scale_cotangent": _zeros(2, 1, 4, 6),
+            "objective": np.zeros(2),
+        },
         "energy_step": {
             "x": _zeros(), "start": _zeros(), "pulled": _zeros(), "lam": item, "rate": item.copy(),
             "direct": _zeros(), "mask": _zeros(2, 1, 4, 6), "restored": _zeros(),
@@ -52,6 +57,11 @@ ARRAYS = [
     ("dssim", {"direct": _zeros(2, 3, 4, 7)}, r"direct .*\(2, 3, 4, 6\), found"),
     ("dssim", {"cotangent": _frozen(_zeros())}, "cotangent is written to, but .*read-only"),
     ("dssim", {"objective": np.zeros(2, np.float32)}, "objective must be float64, found float32"),
+    ("gaussian_nll", {"g": _zeros(2, 3, 4, 7)}, r"g must have the shape \(2, 3, 4, 6\)"),
+    ("gaussian_nll", {"log_scale": _zeros(2, 2, 4, 6)}, r"log_scale .*\(2, 1, 4, 6\) .*or"),
+    ("gaussian_nll", {"log_scale_cotangent": _zeros()}, r"log_scale_cotangent .*\(2, 1, 4, 6\)"),
+    ("gaussian_nll", {"cotangent": _zeros(2, 3, 4, 12)[..., ::2]}, "cotangent must be C-contig"),
+    ("gaussian_nll", {"objective": None}, "objective must be a NumPy array of float64"),
     ("energy_step", {"x": _frozen(_zeros())}, "x is written to, but .*read-only"),
     ("energy_step", {"x": _zeros(2, 3, 4, 12)[..., ::2]}, "x must be C-contiguous.*np.empty"),
     ("energy_step", {"start": _zeros(3, 4, 6)}, r"start must be \(batch, channels, .*width\)"),
@@ -86,6 +96,8 @@ SETTINGS = [
 SHARED_MEMORY = [
     ("dssim", "direct", "x"),
     ("dssim", "cotangent", "direct"),
+    ("gaussian_nll", "cotangent", "x"),
+    ("gaussian_nll", "log_scale_cotangent", "log_scale"),
     ("energy_step", "x", "start"),
     ("energy_step", "first", "second"),
     ("energy_step", "l1", "squared_change"),
@@ -122,6 +134,7 @@ def test_outputs_must_have_memory_of_their_own(
 def test_inputs_may_be_read_only(kernels: Any) -> None:
     inputs = {
         "dssim": ("x", "g", "scale"),
+        "gaussian_nll": ("x", "g", "log_scale", "scale"),
         "energy_step": ("start", "pulled", "lam", "rate", "direct", "mask", "restored"),
     }
     for operation, names in inputs.items():
