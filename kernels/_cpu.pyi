@@ -175,6 +175,41 @@ class Engine:
         cotangent: Float | None,
         objective: Double,
     ) -> None: ...
+    def gaussian_nll(
+        self,
+        x: Float,
+        g: Float,
+        log_scale: Float,
+        scale: Float,
+        cotangent: Float,
+        log_scale_cotangent: Float,
+        objective: Double,
+    ) -> None: ...
+    def energy_step(
+        self,
+        x: Float,
+        start: Float,
+        pulled: Float,
+        lam: Float,
+        rate: Float,
+        direct: Float | None,
+        direct_factor: float,
+        mask: Float | None,
+        restored: Float | None,
+        first: Float | None,
+        second: Float | None,
+        step: int,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weigh_step: bool,
+        proximal: bool,
+        lower: float,
+        upper: float,
+        l1: Double,
+        squared_change: Double,
+        largest_change: Double,
+    ) -> None: ...
 
 class KCentre:
     def __init__(self, engine: Engine, rows: Float, first: int, pool: int) -> None: ...

@@ -2,7 +2,8 @@
 
 The squared error of L2 autoencoders and VAEs is `Kernels.residual_l2`: `scale` is the weight of an
 item, 1 / (2 gamma^2) of a decoder with one variance, `weight` that of a pixel or an element; the
-gradient with respect to x itself is minus the cotangent. Every method raises ShapeError for arrays
+gradient with respect to x itself is minus the cotangent. `gaussian_nll` is the likelihood where the
+variances are learned, and have a gradient of their own. Every method raises ShapeError for arrays
 that do not fit and ConfigError for settings out of range; see `energy_checks`.
 """
 
@@ -66,4 +67,101 @@ class EnergyTerms(Protocol):
             window: side of the window, odd, 1 to 511 pixels.
             sigma: standard deviation of the window, pixels, > 0.
         Source: Wang et al. 2004, eqs. 6 and 13; as a loss Bergmann et al. 2018; seed 002, 4.1.
+        """
+
+    def gaussian_nll(
+        self,
+        x: Float,
+        g: Float,
+        log_scale: Float,
+        scale: Float,
+        *,
+        cotangent: Float,
+        log_scale_cotangent: Float,
+        objective: Double,
+    ) -> None:
+        """Take the negative log-likelihood of x under Gaussians around g, without its constant.
+
+        With r = g - x and s = log_scale, the logarithm of the standard deviation gamma:
+
+            objective           = scale * sum( r^2 exp(-2 s) / 2 + s )
+            cotangent           = d objective / d g = scale r exp(-2 s)
+            log_scale_cotangent = scale (1 - r^2 exp(-2 s))
+
+        The gradient with respect to x itself is minus the cotangent. Of a decoder with one
+        variance, `residual_l2` with a scale of 1 / (2 gamma^2) gives the same but the constant
+        log gamma.
+
+        Args:
+            log_scale: (B, C, H, W), or (B, 1, H, W) for one shared by the channels, which then
+                counts once for each; within +-43, beyond which exp(-2 s) is 0 or infinite.
+            cotangent: out, (B, C, H, W).
+            log_scale_cotangent: out, the shape of log_scale; summed over the channels where shared.
+            objective: out, (B,) float64.
+        Source: Dai and Wipf 2019, section 4; seed 002, section 2.1.
+        """
+
+    def energy_step(
+        self,
+        x: Float,
+        start: Float,
+        pulled: Float,
+        lam: Float,
+        rate: Float,
+        *,
+        direct: Float | None,
+        mask: Float | None,
+        restored: Float | None,
+        first: Float | None,
+        second: Float | None,
+        l1: Double,
+        squared_change: Double,
+        largest_change: Double,
+        step: int = 1,
+        direct_factor: float = 1.0,
+        weigh_step: bool = False,
+        proximal: bool = False,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        lower: float = float("-inf"),
+        upper: float = float("inf"),
+    ) -> None:
+        """Take one step of `x` in place down E = L_r(x) + lam |x - start|_1.
+
+            w = mask * (x - restored)^2                          (factors that are None are 1)
+            s = pulled + direct_factor * direct                  (the slope of L_r)
+            g = s + lam sign(x - start),  sign(0) = 0
+            x <- clip(x - rate w g, lower, upper)
+
+        With Adam (`first`, `second`: its moments, updated in place; 0 before step 1) w g takes the
+        place of the gradient:
+
+            first  <- beta1 first + (1 - beta1) w g
+            second <- beta2 second + (1 - beta2) (w g)^2,  v = sqrt(second / (1 - beta2^step)) + eps
+            x      <- clip(x - rate first / (1 - beta1^step) / v, lower, upper)
+
+        Adam forgets the size of its gradients, and of w with it; with `weigh_step` the moments are
+        those of g and w multiplies the step instead. A w of 0 and 1 does the same in either place.
+
+        `proximal`: g = s, and before it is clipped the new x is drawn towards `start` by
+        rate w lam (by rate w lam / v with Adam), and stays there where it arrives: the step of
+        ISTA, which has no kink to cross. With the plain sign, x swings around `start` by rate w lam
+        where it should rest, and the l1 term never reaches 0.
+
+        Args:
+            x: the iterate, (B, C, H, W).
+            start: the inspected image, the shape of x.
+            pulled: J^T dL_r/dx_hat, the gradient through the model, the shape of x.
+            lam: weight of the l1 term per item, (B,), >= 0.
+            rate: step size per item, (B,), >= 0; an item with rate 0 stays where it is.
+            direct: the gradient of L_r by its own x, the shape of x. For `residual_l2` it is the
+                cotangent with a `direct_factor` of -1.
+            mask: weights >= 0, (B, 1, H, W) or (B, C, H, W); 0 keeps a pixel.
+            restored: f(x), the shape of x.
+            l1: out, (B,) float64: lam |x - start|_1 before the step, at the x whose L_r was taken.
+            squared_change: out, (B,) float64: sum of the squares of what x changed by.
+            largest_change: out, (B,) float64, of its magnitudes; NaN where one is.
+            step: counts from 1; of Adam alone.
+        Source: seed 002, eqs. 4, 5, 7 and 8; Beck and Teboulle 2009 for the proximal step.
         """

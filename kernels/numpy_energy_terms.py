@@ -74,6 +74,132 @@ class NumpyEnergyTerms:
         if cotangent is not None:
             np.subtract(half, difference, out=cotangent)
 
+    @np.errstate(all="ignore")
+    def gaussian_nll(
+        self,
+        x: Float,
+        g: Float,
+        log_scale: Float,
+        scale: Float,
+        *,
+        cotangent: Float,
+        log_scale_cotangent: Float,
+        objective: Double,
+    ) -> None:
+        """See `EnergyTerms`."""
+        checks.gaussian_nll(
+            x,
+            g,
+            log_scale,
+            scale,
+            cotangent=cotangent,
+            log_scale_cotangent=log_scale_cotangent,
+            objective=objective,
+        )
+        inverse = np.exp(np.float32(-2) * log_scale)
+        r = np.subtract(g, x, out=cotangent)
+        square = r * r * inverse
+        lost = np.float32(0.5) * square + log_scale
+        objective[...] = scale * lost.sum(axis=(1, 2, 3), dtype=np.float64)
+        factor = scale.reshape(-1, 1, 1, 1)
+        each = 1 - square
+        if log_scale.shape != x.shape:
+            each = each.sum(axis=1, keepdims=True)
+        np.multiply(factor, each, out=log_scale_cotangent)
+        r *= inverse
+        r *= factor
+
+    @np.errstate(all="ignore")
+    def energy_step(
+        self,
+        x: Float,
+        start: Float,
+        pulled: Float,
+        lam: Float,
+        rate: Float,
+        *,
+        direct: Float | None,
+        mask: Float | None,
+        restored: Float | None,
+        first: Float | None,
+        second: Float | None,
+        l1: Double,
+        squared_change: Double,
+        largest_change: Double,
+        step: int = 1,
+        direct_factor: float = 1.0,
+        weigh_step: bool = False,
+        proximal: bool = False,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        lower: float = float("-inf"),
+        upper: float = float("inf"),
+    ) -> None:
+        """See `EnergyTerms`."""
+        checks.energy_step(
+            x,
+            start,
+            pulled,
+            lam,
+            rate,
+            direct=direct,
+            mask=mask,
+            restored=restored,
+            first=first,
+            second=second,
+            l1=l1,
+            squared_change=squared_change,
+            largest_change=largest_change,
+            step=step,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            lower=lower,
+            upper=upper,
+        )
+        per_pixel = (-1, 1, 1, 1)
+        rates, lams = rate.reshape(per_pixel), lam.reshape(per_pixel)
+        weight = _weight(x, mask, restored)
+        away = x - start
+        g = pulled if direct is None else pulled + np.float32(direct_factor) * direct
+        if not proximal:
+            g = g + lams * np.sign(away)
+        if first is None or second is None:
+            size = rates * weight
+            move = size * g
+        else:
+            target = g if weigh_step else weight * g
+            first += np.float32(1 - beta1) * (target - first)
+            second *= np.float32(beta2)
+            second += np.float32(1 - beta2) * (target * target)
+            root = np.sqrt(second) * np.float32((1 - beta2**step) ** -0.5) + np.float32(eps)
+            move = rates * np.float32(1 / (1 - beta1**step)) * (first / root)
+            if weigh_step:
+                move *= weight
+            size = rates * weight / root
+        moved = x - move
+        if proximal:
+            moved = _shrunk(moved, start, size * lams)
+        moved = np.clip(moved, np.float32(lower), np.float32(upper))
+        l1[...] = lam * np.abs(away).sum(axis=(1, 2, 3), dtype=np.float64)
+        change = np.subtract(moved, x, dtype=np.float64)
+        squared_change[...] = np.einsum("bchw,bchw->b", change, change)
+        largest_change[...] = np.abs(change).max(axis=(1, 2, 3))
+        x[...] = moved
+
+
+def _weight(x: Float, mask: Float | None, restored: Float | None) -> Float:
+    weight = np.ones((1, 1, 1, 1), np.float32) if mask is None else mask
+    return weight if restored is None else weight * np.square(x - restored)
+
+
+def _shrunk(moved: Float, start: Float, threshold: Float) -> Float:
+    away = moved - start
+    inside = np.isfinite(away) & (np.abs(away) <= threshold)
+    drawn = moved - np.copysign(threshold, away)
+    return np.where(inside, start, np.where(np.isnan(away), away, drawn))
+
 
 def _gaussian(window: int, sigma: float) -> Double:
     weights: Double = np.exp(-0.5 * ((np.arange(window) - window // 2) / sigma) ** 2)

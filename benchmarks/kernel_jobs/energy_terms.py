@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from kernel_jobs.job import Job
 from unblemish.kernels.api import Kernels
 
 Shape = tuple[int, int, int, int]
+SUMS = ("l1", "squared_change", "largest_change")
 
 
 class Images:
@@ -92,6 +95,92 @@ def _dssim_jobs(i: Images) -> list[Job]:
     ]
 
 
+class Search:
+    """One iterate, where it started, its reconstruction, slopes and moments."""
+
+    def __init__(self, shape: Shape) -> None:
+        rng = np.random.default_rng(0)
+        self.start = rng.random(shape, dtype=np.float32)
+        normal = [rng.normal(size=shape).astype(np.float32) * np.float32(0.1) for _ in range(5)]
+        self.x, self.restored = self.start + normal[0], self.start + normal[1]
+        self.pulled, self.direct, self.first = normal[2:]
+        self.second = np.square(self.first) + np.float32(0.01)
+        self.lam = np.full(shape[0], 0.05, np.float32)
+        self.rate = np.full(shape[0], 1e-3, np.float32)
+        self.sums = {name: np.empty(shape[0]) for name in SUMS}
+
+
+def _step_by_torch(i: Search, adam: bool) -> Callable[[], object]:
+    """Eq. 8 and its sums, in place; with Adam by torch's fused one."""
+    names = ("start", "restored", "pulled", "direct", "x")
+    start, restored, pulled, direct, x = (torch.from_numpy(getattr(i, name)) for name in names)
+    parameter = torch.nn.Parameter(x.clone())
+    optimiser = torch.optim.Adam([parameter], lr=1e-3, fused=True)
+
+    def call() -> object:
+        here = parameter.detach()
+        away = here - start
+        g = (pulled - direct + 0.05 * away.sign()) * (here - restored).square()
+        before = here.clone()
+        if adam:
+            parameter.grad = g
+            optimiser.step()
+        else:
+            here -= 1e-3 * g
+        here.clamp_(0, 1)
+        change = (here - before).flatten(1)
+        l1 = 0.05 * away.abs().sum((1, 2, 3), dtype=torch.float64)
+        return l1, change.square().sum(1, dtype=torch.float64), change.abs().amax(1)
+
+    return call
+
+
+def _step_jobs(i: Search) -> list[Job]:
+    results = [i.x, *i.sums.values()]
+    image = i.x.nbytes
+
+    def plain(k: Kernels) -> None:
+        k.energy_step(
+            i.x, i.start, i.pulled, i.lam, i.rate, direct=i.direct, direct_factor=-1.0, mask=None,
+            restored=i.restored, first=None, second=None, lower=0.0, upper=1.0, **i.sums,
+        )  # fmt: skip
+
+    def adam(k: Kernels) -> None:
+        k.energy_step(
+            i.x, i.start, i.pulled, i.lam, i.rate, direct=i.direct, direct_factor=-1.0, mask=None,
+            restored=i.restored, first=i.first, second=i.second, step=2, lower=0.0, upper=1.0,
+            **i.sums,
+        )  # fmt: skip
+
+    moments = [i.first, i.second]
+    return [
+        Job("energy_step", plain, _step_by_torch(i, False), 6 * image, results),
+        Job("energy_step, Adam", adam, _step_by_torch(i, True), 10 * image, results + moments),
+    ]
+
+
+def _likelihood_job(i: Images) -> Job:
+    log_scale = np.full(i.map.shape, -2, np.float32)
+    by_scale = np.empty_like(log_scale)
+    x, g, s = (torch.from_numpy(v) for v in (i.x, i.g, log_scale))
+
+    def ours(k: Kernels) -> None:
+        k.gaussian_nll(
+            i.x, i.g, log_scale, i.one, cotangent=i.cotangent, log_scale_cotangent=by_scale,
+            objective=i.objective,
+        )  # fmt: skip
+
+    def by_torch() -> object:
+        with torch.enable_grad():
+            leaves = [v.detach().requires_grad_() for v in (g, s)]
+            each = (leaves[0] - x).square() * (-2 * leaves[1]).exp() / 2 + leaves[1]
+            return each.detach().sum((1, 2, 3)), torch.autograd.grad(each.sum(), leaves)
+
+    moved = 3 * i.x.nbytes + 2 * log_scale.nbytes
+    return Job("gaussian_nll", ours, by_torch, moved, [i.cotangent, by_scale, i.objective])
+
+
 def jobs(shape: Shape) -> list[Job]:
     """Every operation on images of one shape."""
-    return _dssim_jobs(Images(shape))
+    images = Images(shape)
+    return [*_dssim_jobs(images), _likelihood_job(images), *_step_jobs(Search(shape))]

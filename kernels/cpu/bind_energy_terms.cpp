@@ -11,6 +11,7 @@ using namespace nb::literals;
 namespace unblemish::cpu {
 namespace {
 
+using Maybe = std::optional<Image>;
 using MaybeOut = std::optional<ImageOut>;
 
 Images images_of(const Image& x) {
@@ -50,6 +51,50 @@ void bind_dssim(Engine& engine, Image x, Image g, PerItem scale, double data_ran
         data_range, static_cast<std::size_t>(window / 2), sigma);
 }
 
+void bind_gaussian_nll(Engine& engine, Image x, Image g, Image log_scale, PerItem scale, ImageOut cotangent,
+                       ImageOut log_scale_cotangent, PerItemOut objective) {
+  require_items(x, {scale.size(), objective.size()});
+  require(same_shape(x, g) && same_shape(x, cotangent) && same_shape(log_scale, log_scale_cotangent));
+  const bool shared = is_one_row(log_scale, x);
+  require(shared || same_shape(log_scale, x));
+  require_apart({span(cotangent), span(log_scale_cotangent), span(objective), span(x), span(g), span(log_scale),
+                 span(scale)},
+                3);
+  gaussian_nll(engine, images_of(x), shared,
+               {{x.data(), g.data(), log_scale.data(), 0.0f, cotangent.data(), log_scale_cotangent.data()},
+                scale.data(),
+                objective.data()});
+}
+
+bool are_non_negative(const PerItem& a) {
+  for (std::size_t b = 0; b < a.size(); ++b)
+    if (!(a.data()[b] >= 0.0f)) return false;
+  return true;
+}
+
+void bind_energy_step(Engine& engine, ImageOut x, Image start, Image pulled, PerItem lam, PerItem rate, Maybe direct,
+                      double direct_factor, Maybe mask, Maybe restored, MaybeOut first, MaybeOut second,
+                      long long step, double beta1, double beta2, double eps, bool weigh_step, bool proximal,
+                      double lower, double upper, PerItemOut l1, PerItemOut squared_change,
+                      PerItemOut largest_change) {
+  require_items(start, {lam.size(), rate.size(), l1.size(), squared_change.size(), largest_change.size()});
+  require(same_shape(start, x) && same_shape(start, pulled) && (!direct || same_shape(start, *direct)));
+  require((!restored || same_shape(start, *restored)) && first.has_value() == second.has_value());
+  require(!first || (same_shape(start, *first) && same_shape(start, *second)));
+  const bool shared = mask && is_one_row(*mask, start);
+  require(!mask || shared || same_shape(start, *mask));
+  require(step >= 1 && lower <= upper && eps >= 0.0 && beta1 >= 0.0 && beta1 < 1.0 && beta2 >= 0.0 && beta2 < 1.0);
+  require(are_non_negative(lam) && are_non_negative(rate));
+  require_apart({span(x), span_of(first), span_of(second), span(l1), span(squared_change), span(largest_change),
+                 span(start), span(pulled), span(lam), span(rate), span_of(direct), span_of(mask), span_of(restored)},
+                6);
+  const EnergyTile tile{x.data(),      start.data(),    pulled.data(),     data_of(direct), static_cast<float>(direct_factor),
+                        data_of(mask), data_of(restored), data_of(first), data_of(second)};
+  energy_step(engine, images_of(start),
+              {tile, shared, lam.data(), rate.data(), l1.data(), squared_change.data(), largest_change.data()},
+              adam_step(step, 1.0, beta1, beta2, eps, lower, upper), {weigh_step, proximal});
+}
+
 }  // namespace
 
 void bind_energy_terms(nb::class_<Engine>& engine) {
@@ -57,6 +102,15 @@ void bind_energy_terms(nb::class_<Engine>& engine) {
   engine.def("dssim", &bind_dssim, "x"_a.noconvert(), "g"_a.noconvert(), "scale"_a.noconvert(), "data_range"_a,
              "window"_a, "sigma"_a, "dissimilarity"_a.noconvert().none(), "direct"_a.noconvert().none(),
              "cotangent"_a.noconvert().none(), "objective"_a.noconvert(), Free());
+  engine.def("gaussian_nll", &bind_gaussian_nll, "x"_a.noconvert(), "g"_a.noconvert(), "log_scale"_a.noconvert(),
+             "scale"_a.noconvert(), "cotangent"_a.noconvert(), "log_scale_cotangent"_a.noconvert(),
+             "objective"_a.noconvert(), Free());
+  engine.def("energy_step", &bind_energy_step, "x"_a.noconvert(), "start"_a.noconvert(), "pulled"_a.noconvert(),
+             "lam"_a.noconvert(), "rate"_a.noconvert(), "direct"_a.noconvert().none(), "direct_factor"_a,
+             "mask"_a.noconvert().none(), "restored"_a.noconvert().none(), "first"_a.noconvert().none(),
+             "second"_a.noconvert().none(), "step"_a, "beta1"_a, "beta2"_a, "eps"_a, "weigh_step"_a, "proximal"_a,
+             "lower"_a, "upper"_a, "l1"_a.noconvert(), "squared_change"_a.noconvert(),
+             "largest_change"_a.noconvert(), Free());
 }
 
 }  // namespace unblemish::cpu

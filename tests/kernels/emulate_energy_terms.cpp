@@ -2,9 +2,13 @@
 #include "emulate_cuda.hpp"
 
 #include "dssim.cu"
+#include "energy_step.cu"
+#include "gaussian_nll.cu"
 #include "norms.cu"
 
 EXPORT(dssim);
 EXPORT(dssim_gradient);
+EXPORT(energy_step);
 EXPORT(finish_norms);
 EXPORT(finish_sum);
+EXPORT(gaussian_nll);

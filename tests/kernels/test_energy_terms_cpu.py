@@ -24,7 +24,18 @@ def _run(kernels: CpuKernels, shape: tuple[int, ...]) -> list[Any]:
     out = {"dissimilarity": dissimilarity, "direct": direct, "cotangent": cotangent}
     item = np.linspace(0.5, 2, shape[0], dtype=np.float32)
     kernels.dssim(x, g, item, data_range=1.0, objective=objective, **out)
-    return [*out.values(), objective]
+    return [*out.values(), objective, *_stepped(kernels, x, g, direct, item)]
+
+
+def _stepped(kernels: CpuKernels, x: Any, g: Any, direct: Any, item: Any) -> list[Any]:
+    moved, first, second = x.copy(), np.zeros_like(x), np.zeros_like(x)
+    sums = {name: np.empty(len(x)) for name in ("l1", "squared_change", "largest_change")}
+    given = {"direct": direct, "mask": None, "restored": g, "first": first, "second": second}
+    for step in (1, 2):
+        kernels.energy_step(
+            moved, x, g, item, 0.1 * item, **given, **sums, step=step, proximal=step == 2
+        )
+    return [moved, first, second, *sums.values()]
 
 
 @pytest.mark.parametrize("shape", LARGE)
@@ -58,7 +69,11 @@ def test_calls_allocate_nothing_in_python() -> None:
 
     def call() -> None:
         kernels.dssim(x, g, one, data_range=1.0, objective=objective, **out)
+        kernels.energy_step(moved, x, direct, one, one, **given, **sums)
 
+    moved, sums = x.copy(), {name: np.empty(1) for name in ("l1", "squared_change")}
+    sums["largest_change"] = np.empty(1)
+    given = {"direct": cotangent, "mask": None, "restored": g, "first": None, "second": None}
     call()
     tracemalloc.start()
     try:

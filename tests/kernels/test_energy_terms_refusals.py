@@ -30,6 +30,18 @@ def _arguments(operation: str) -> dict[str, Any]:
             "dissimilarity": _zeros(2, 1, 4, 6), "direct": _zeros(), "cotangent": _zeros(),
             "objective": np.zeros(2), "window": 11, "sigma": 1.5,
         },
+        "gaussian_nll": {
+            "x": _zeros(), "g": _zeros(), "log_scale": _zeros(2, 1, 4, 6), "scale": item,
+            "cotangent": _zeros(), "log_scale_cotangent": _zeros(2, 1, 4, 6),
+            "objective": np.zeros(2),
+        },
+        "energy_step": {
+            "x": _zeros(), "start": _zeros(), "pulled": _zeros(), "lam": item, "rate": item.copy(),
+            "direct": _zeros(), "mask": _zeros(2, 1, 4, 6), "restored": _zeros(),
+            "first": _zeros(), "second": _zeros(), "l1": np.zeros(2),
+            "squared_change": np.zeros(2), "largest_change": np.zeros(2), "lower": 0.0,
+            "upper": 1.0,
+        },
     }[operation]  # fmt: skip
 
 
@@ -45,6 +57,22 @@ ARRAYS = [
     ("dssim", {"direct": _zeros(2, 3, 4, 7)}, r"direct .*\(2, 3, 4, 6\), found"),
     ("dssim", {"cotangent": _frozen(_zeros())}, "cotangent is written to, but .*read-only"),
     ("dssim", {"objective": np.zeros(2, np.float32)}, "objective must be float64, found float32"),
+    ("gaussian_nll", {"g": _zeros(2, 3, 4, 7)}, r"g must have the shape \(2, 3, 4, 6\)"),
+    ("gaussian_nll", {"log_scale": _zeros(2, 2, 4, 6)}, r"log_scale .*\(2, 1, 4, 6\) .*or"),
+    ("gaussian_nll", {"log_scale_cotangent": _zeros()}, r"log_scale_cotangent .*\(2, 1, 4, 6\)"),
+    ("gaussian_nll", {"cotangent": _zeros(2, 3, 4, 12)[..., ::2]}, "cotangent must be C-contig"),
+    ("gaussian_nll", {"objective": None}, "objective must be a NumPy array of float64"),
+    ("energy_step", {"x": _frozen(_zeros())}, "x is written to, but .*read-only"),
+    ("energy_step", {"x": _zeros(2, 3, 4, 12)[..., ::2]}, "x must be C-contiguous.*np.empty"),
+    ("energy_step", {"start": _zeros(3, 4, 6)}, r"start must be \(batch, channels, .*width\)"),
+    ("energy_step", {"pulled": _zeros(2, 3, 6, 4)}, r"pulled must have the shape \(2, 3, 4, 6\)"),
+    ("energy_step", {"pulled": None}, "pulled must be a NumPy array of float32, found NoneType"),
+    ("energy_step", {"direct": _zeros(2, 1, 4, 6)}, "direct must have the shape"),
+    ("energy_step", {"restored": _zeros(dtype=np.float64)}, "restored must be float32, found"),
+    ("energy_step", {"mask": _zeros(2, 2, 4, 6)}, r"mask must have the shape \(2, 1, 4, 6\) .*or"),
+    ("energy_step", {"first": _zeros(2, 3, 4, 5)}, "first must have the shape"),
+    ("energy_step", {"lam": np.ones(1, np.float32)}, r"lam must have the shape \(2,\), found"),
+    ("energy_step", {"largest_change": np.zeros(3)}, "largest_change must have the shape"),
 ]  # fmt: skip
 
 SETTINGS = [
@@ -55,11 +83,25 @@ SETTINGS = [
     ("dssim", {"sigma": 0.0}, "sigma must be a finite number > 0, found 0.0"),
     ("dssim", {"sigma": float("inf")}, "sigma must be a finite number > 0, found inf"),
     ("dssim", {"data_range": float("nan")}, "data_range must be a finite number > 0, found nan"),
+    ("energy_step", {"first": None}, "Adam needs first and second; give both, or None for both"),
+    ("energy_step", {"lam": np.array([1, -1], np.float32)}, "every lam must be >= 0, found -1.0"),
+    ("energy_step", {"rate": np.array([np.nan, 1], np.float32)}, "every rate must be >= 0, found"),
+    ("energy_step", {"step": 0}, "step counts from 1, found 0"),
+    ("energy_step", {"eps": -1.0}, "eps must be >= 0, found -1.0"),
+    ("energy_step", {"beta1": 1.0}, r"beta1 must lie in \[0, 1\), found 1.0"),
+    ("energy_step", {"beta2": -0.1}, r"beta2 must lie in \[0, 1\), found -0.1"),
+    ("energy_step", {"lower": 2.0}, r"the box \[2.0, 1.0\] is empty"),
 ]
 
 SHARED_MEMORY = [
     ("dssim", "direct", "x"),
     ("dssim", "cotangent", "direct"),
+    ("gaussian_nll", "cotangent", "x"),
+    ("gaussian_nll", "log_scale_cotangent", "log_scale"),
+    ("energy_step", "x", "start"),
+    ("energy_step", "first", "second"),
+    ("energy_step", "l1", "squared_change"),
+    ("energy_step", "x", "restored"),
 ]
 
 
@@ -90,7 +132,13 @@ def test_outputs_must_have_memory_of_their_own(
 
 
 def test_inputs_may_be_read_only(kernels: Any) -> None:
-    arguments = _arguments("dssim")
-    for name in ("x", "g", "scale"):
-        arguments[name].flags.writeable = False
-    kernels.dssim(**arguments)
+    inputs = {
+        "dssim": ("x", "g", "scale"),
+        "gaussian_nll": ("x", "g", "log_scale", "scale"),
+        "energy_step": ("start", "pulled", "lam", "rate", "direct", "mask", "restored"),
+    }
+    for operation, names in inputs.items():
+        arguments = _arguments(operation)
+        for name in names:
+            arguments[name].flags.writeable = False
+        getattr(kernels, operation)(**arguments)

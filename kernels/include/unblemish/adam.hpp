@@ -38,10 +38,15 @@ UNBLEMISH_HD float clamp_to_box(float p, float lower, float upper) {
   return raised > upper ? upper : raised;
 }
 
-UNBLEMISH_HD void adam_update(float& p, float& m, float& v, float g, const AdamStep& s) {
+// Updates the moments; returns what the first is divided by.
+UNBLEMISH_HD float adam_denominator(float& m, float& v, float g, const AdamStep& s) {
   m = m + s.one_minus_beta1 * (g - m);
   v = s.beta2 * v + s.one_minus_beta2 * (g * g);
-  const float denominator = sqrtf(v) * s.inverse_root_bias2 + s.eps;
+  return sqrtf(v) * s.inverse_root_bias2 + s.eps;
+}
+
+UNBLEMISH_HD void adam_update(float& p, float& m, float& v, float g, const AdamStep& s) {
+  const float denominator = adam_denominator(m, v, g, s);
   p = clamp_to_box(p - s.step_size * (m / denominator), s.lower, s.upper);
 }
 
