@@ -156,6 +156,28 @@ def test_options_of_generators_are_refused(
         plan(energy_plan[0], ExportOptions(**changes))
 
 
+def test_decoder_and_encoder_apart_make_up_the_reconstruction(
+    energy_plan: tuple[Path, Any], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    out = tmp_path / "part.bundle"
+    bundle = build_bundle(energy_plan[0], out, options=ExportOptions(latent=True))
+    image = rng.random((2, 1, 32, 32)).astype(np.float32)
+    code = _run(bundle.graph("encoder"), {"image": image})["z"]
+    drawn = _run(bundle.graph("generator"), {"z": code})["image"]
+    whole = _run(bundle.graph("reconstruct"), {"image": image})["reconstruction"]
+    np.testing.assert_allclose(drawn, whole, **CLOSE)
+    assert {"latent_gradient_pair", "gradient_pair"} <= bundle.manifest.parity.keys()
+    # They stand on the weights of the whole.
+    weights = [w.bytes for n, w in bundle.manifest.files.items() if n.endswith("weights.bin")]
+    plain = {n: len(c) for n, c in files_of(energy_plan[1]).items()}
+    assert sum(weights) < 1.05 * plain["graphs/weights.bin"]
+
+
+def test_generator_has_no_latent_part(vae_checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no autoencoder. Leave out --latent"):
+        plan(vae_checkpoint, ExportOptions(latent=True))
+
+
 def test_largest_usual_bundle_keeps_within_ten_megabytes(tmp_path: Path) -> None:
     network = Autoencoder(AutoencoderSettings(128, 1, 100, 32, "pixel", 64))
     path = tmp_path / "part.pt"
