@@ -26,12 +26,16 @@ def plan(source: Path, options: ExportOptions) -> Plan | EnergyPlan:
     except ImportError as error:
         raise MissingDependencyError("onnx", "onnx", "exporting a model") from error
     from unblemish.export.energy_plan import open_autoencoder, plan_energy
+    from unblemish.export.latent_plan import with_latent
     from unblemish.export.plan import plan_bundle
     from unblemish.export.source import open_source
 
     autoencoder = open_autoencoder(source, options)
     if autoencoder is not None:
-        return plan_energy(autoencoder)
+        made = plan_energy(autoencoder)
+        return with_latent(made, options) if options.latent else made
+    if options.latent:
+        raise ConfigError(f"{source} holds no autoencoder. Leave out --latent.")
     return plan_bundle(open_source(source, options), options)
 
 
@@ -66,6 +70,10 @@ def write_plan(made: Plan | EnergyPlan, source: Path, out: Path, options: Export
         graphs = {role: folder / graph_file(role) for role in made.graphs}
         if isinstance(made, EnergyPlan):
             figures = check_reconstruction(made.source, graphs, made.fused, options)
+            part = made.latent
+            if part is not None:
+                found = check_parity(part.source, graphs, part.fused, {}, options)
+                figures |= {f"latent_{name}": value for name, value in found.items()}
         else:
             figures = check_parity(made.source, graphs, made.fused, made.weights, options)
     manifest = manifest_of(made, source, sha256_of(source), name, options, figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,9 @@ from unblemish.export.models.autoencoder_kinds import AUTOENCODERS
 from unblemish.export.options import ExportOptions
 from unblemish.export.passes import optimise
 from unblemish.export.source import IMAGE
+
+if TYPE_CHECKING:
+    from unblemish.export.plan import Plan
 
 LOW, HIGH = 0.0, 1.0
 
@@ -55,7 +58,10 @@ class AutoencoderSource:
 
 @dataclass(frozen=True)
 class EnergyPlan:
-    """Everything that would be written; the fields are those of `Plan`."""
+    """Everything that would be written; the fields are those of `Plan`.
+
+    `latent`: plan of the decoder as a generator, whose graphs are among `graphs`, or None.
+    """
 
     source: AutoencoderSource
     graphs: dict[GraphRole, onnx.ModelProto]
@@ -63,6 +69,7 @@ class EnergyPlan:
     costs: dict[GraphRole, Cost]
     kept: int
     weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    latent: Plan | None = None
 
     def step_flops(self) -> int:
         """Arithmetic of one value-and-gradient step."""

@@ -21,6 +21,7 @@ class ExportOptions:
         discriminator: include the discriminator as a penalty; an error where there is none.
         features: ONNX feature extractor for a perceptual loss of weight `feature_weight`, or None.
         finetune: include graphs with free weights, for R-RGI without torch.
+        latent: autoencoders: include decoder and encoder apart, for a search of the code.
         latent_input: name of the latent where an ONNX model has several inputs.
         image_output: name of the image where an ONNX model has several outputs.
         value_range: model intensities of black and white, of ONNX models; None reads them off the
@@ -39,6 +40,7 @@ class ExportOptions:
     features: Path | None = None
     feature_weight: float = 1.0
     finetune: bool = False
+    latent: bool = False
     latent_input: str | None = None
     image_output: str | None = None
     value_range: tuple[float, float] | None = None

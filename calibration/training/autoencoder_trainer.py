@@ -17,12 +17,15 @@ from unblemish.calibration.training.energy_losses import (
     reconstruction_loss,
 )
 from unblemish.calibration.training.options import TrainOptions
+from unblemish.calibration.training.ppca import fit_linear_part, samples_for
 from unblemish.export.models.autoencoder import Autoencoder, AutoencoderSettings, Reconstruction
 from unblemish.export.models.autoencoder_kinds import AUTOENCODERS
 from unblemish.export.models.checkpoint import settings_of
 
 LATENT, WIDTH = 100, 32  # as published
 LEAST_ERROR = 1e-8  # of a mean square whose logarithm is taken
+GENTLE = 0.05  # rate of the layers that start silent
+LARGEST_CANVAS = 64  # side of the linear map's image: its weights stay below half of the bundle
 PART = 16  # images in one pass without gradient
 
 
@@ -50,35 +53,51 @@ class AutoencoderTrainer:
         self.settings = AutoencoderSettings(
             options.size, channels, options.latent or LATENT, options.width or WIDTH,
             variance,  # type: ignore[arg-type]
+            _canvas(options.size) if options.linear else 0,
         )  # fmt: skip
         torch.manual_seed(options.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = Autoencoder(self.settings).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = MovingAverage(self.network)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.99))
+        self.optimiser = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
         self.bfloat16 = False
         self.progress = 0.0
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Layers that start silent, beside a linear part that is right already, move gently."""
+        network = self.network
+        silent = (network.encoder.mean, network.decoder.image) if self.settings.canvas else ()
+        gentle = {id(p) for layer in silent for p in layer.parameters()}
+        free = [p for p in network.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in free if id(p) not in gentle], "factor": 1.0},
+            {"params": [p for p in free if id(p) in gentle], "factor": GENTLE},
+        ]
+
     def begin(self, draw: Callable[[int], Tensor]) -> None:
-        """Let the decoder start from the mean image's intensity; `draw` gives images."""
-        with torch.no_grad():
+        """Fit the linear part, or else start from the mean intensity; `draw` gives images."""
+        if self.settings.canvas:
+            images = _unit(draw(samples_for(self.settings.latent)))
+            fit_linear_part(self.network, images.to(self.device))
+        else:
             bias = self.network.decoder.image.bias
             assert bias is not None
-            bias.copy_(_unit(draw(PART)).mean((0, 2, 3)).to(self.device))
+            bias.data.copy_(_unit(draw(PART)).mean((0, 2, 3)))
         self.average = MovingAverage(self.network)
 
     def step(self, images: Tensor, generator: torch.Generator, step: int, lr: float) -> float:
         """One update. `images`: (batch, C, size, size) in [-1, 1]. Returns the loss."""
         unit = _unit(images).to(self.device, memory_format=torch.channels_last)
         noise = torch.randn(len(images), self.settings.latent, generator=generator)
+        self.network.train()
         found = self.network(unit, noise.to(self.device))
         loss = self._loss(unit, found)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         self.optimiser.step()
         self.average.update(self.network, step)
         return float(loss.detach())
@@ -167,6 +186,11 @@ class AutoencoderTrainer:
         self.average.network.load_state_dict(dict(weights))
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
+
+
+def _canvas(size: int) -> int:
+    """Largest side that divides `size` and is no larger than `LARGEST_CANVAS`."""
+    return max(side for side in range(1, LARGEST_CANVAS + 1) if size % side == 0)
 
 
 def _unit(images: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ class TrainOptions:
             width table; None for the default.
         beta: vae: weight of the latent's divergence from the prior; 0 trains a plain autoencoder.
         variance: gamma-vae: one learned scale for all elements, or one for each.
+        linear: autoencoders: let the convolutions learn what a fixed linear map, PCA in closed
+            form, leaves; without it the network is the published one, which learns far slower.
         patience: checks of the held-back loss, 50 updates apart, without improvement after which
             training ends, with the best weights; 0 never; None for 20 of autoencoders, else 0.
         steps: updates; None where only `minutes` limits the run.
@@ -56,6 +58,7 @@ class TrainOptions:
     width: int | None = None
     beta: float = 1.0
     variance: DecoderVariance = "global"
+    linear: bool = True
     patience: int | None = None
     steps: int | None = None
     minutes: float | None = None
@@ -115,8 +118,8 @@ class TrainOptions:
 
 # A resumed run continues the same optimisation: these fix it. Length and checkpoints may change.
 _FIXED = (
-    "model", "size", "latent", "width", "beta", "variance", "batch", "lr", "geometry", "scale",
-    "augment", "held_back", "seed", "white",
+    "model", "size", "latent", "width", "beta", "variance", "linear", "batch", "lr", "geometry",
+    "scale", "augment", "held_back", "seed", "white",
 )  # fmt: skip
 
 

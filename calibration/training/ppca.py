@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unblemish.errors import CalibrationError
+from unblemish.export.models.autoencoder import Autoencoder
 from unblemish.export.models.vae import Vae
 
 
@@ -99,11 +100,11 @@ def fit_maps(encoder: nn.Linear, decoder: nn.Linear, samples: Tensor) -> Ppca:
 
 
 @torch.no_grad()
-def fit_linear_part(network: Vae, images: Tensor) -> Ppca:
-    """Set the linear maps of a VAE, and its posterior variance, from images.
+def fit_linear_part(network: Vae | Autoencoder, images: Tensor) -> Ppca:
+    """Set the linear maps of a network, and its posterior variance where it has one, from images.
 
     Args:
-        images: (count, C, size, size) in [-1, 1].
+        images: (count, C, size, size) in the network's intensities.
     """
     settings = network.settings
     pooled = F.avg_pool2d(images, settings.size // settings.canvas).flatten(1)

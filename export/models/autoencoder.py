@@ -2,23 +2,27 @@
 
 Images and reconstructions lie in [0, 1]; the last layer is linear, as published, so that its
 gradient does not fade at black and white. All convolutions but the last of encoder and decoder are
-followed by a leaky ReLU of slope 0.2; there is no normalisation, so that a reconstruction does not
-depend on statistics of a batch.
+followed by a leaky ReLU of slope 0.2. Batch normalisation between the two is for training alone:
+`folded` multiplies it into the weights, and the network exported is the published one. Beside it
+may stand a linear map, probabilistic PCA in closed form, that stays fixed: the convolutions then
+learn what it leaves, and training takes minutes instead of hours.
 Source: seed 002, section 4.1; Bergmann et al. 2018, table 1.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unblemish.errors import ConfigError
+from unblemish.export.models.vae import LEAK, fixed_linear, fold_block, silence
 
 Variance = Literal["none", "unit", "global", "pixel"]
-LEAK = 0.2
 LARGEST_CORE = 15  # px: larger images are halved once more
 # Bounds of log variances and log scales: exp neither overflows nor vanishes in float32, and a
 # scale below half a grey level of 8 bits would claim more than an image holds.
@@ -36,6 +40,7 @@ class AutoencoderSettings:
         width: feature maps of the first layer (32 as published); the others are in proportion.
         variance: of the decoder's Gaussian: none (a deterministic autoencoder), unit (a VAE),
             global (a gamma-VAE with one learned scale) or pixel (with one of every element).
+        linear: side of the image that the linear map sees and draws; 0 for none, as published.
     """
 
     size: int = 128
@@ -43,13 +48,16 @@ class AutoencoderSettings:
     latent: int = 100
     width: int = 32
     variance: Variance = "none"
+    linear: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 16 or self.size > 1024 or self.size % 16:
+        if self.size < 32 or self.size > 1024 or self.size % 16:
             raise ConfigError(
-                f"an autoencoder takes images of a multiple of 16 pixels up to 1024, not "
+                f"an autoencoder takes images of 32 to 1024 pixels, a multiple of 16, not "
                 f"{self.size}. Choose another --size."
             )
+        if self.linear < 0 or (self.linear and self.size % self.linear):
+            raise ConfigError(f"linear must divide the size {self.size}; found {self.linear}.")
         if min(self.channels, self.latent, self.width) < 1:
             raise ConfigError(
                 "an autoencoder needs positive channels, latent and width; found "
@@ -59,6 +67,11 @@ class AutoencoderSettings:
             raise ConfigError(
                 f"variance must be one of {', '.join(get_args(Variance))}; found {self.variance!r}."
             )
+
+    @property
+    def canvas(self) -> int:
+        """Side of the linear map's image, 0 for none."""
+        return self.linear
 
     @property
     def variational(self) -> bool:
@@ -91,6 +104,16 @@ class AutoencoderSettings:
         return tuple((old, new, stride) for old, (new, stride) in zip(inputs, plan, strict=False))
 
 
+def _block(inputs: int, outputs: int, stride: int, *, up: bool = False) -> nn.Sequential:
+    layer = nn.ConvTranspose2d if up and stride == 2 else nn.Conv2d
+    kernel = 4 if stride == 2 else 3
+    return nn.Sequential(
+        layer(inputs, outputs, kernel, stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.LeakyReLU(LEAK),
+    )
+
+
 class Encoder(nn.Module):
     """image -> code, or mean and log variance of it.
 
@@ -100,21 +123,28 @@ class Encoder(nn.Module):
 
     def __init__(self, settings: AutoencoderSettings) -> None:
         super().__init__()
-        steps: list[nn.Module] = []
-        for old, new, stride in settings.layers:
-            kernel = 4 if stride == 2 else 3
-            steps += [nn.Conv2d(old, new, kernel, stride, padding=1), nn.LeakyReLU(LEAK)]
-        self.scales = nn.Sequential(*steps)
+        self.settings = settings
+        self.scales = nn.Sequential(*(_block(*layer) for layer in settings.layers))
         inner = settings.width * settings.core**2
         self.mean = nn.Linear(inner, settings.latent)
         self.log_variance = nn.Linear(inner, settings.latent) if settings.variational else None
+        self.linear = fixed_linear(settings.channels * settings.canvas**2, settings.latent)
+        if self.log_variance is not None:
+            silence(self.log_variance)
+            self.log_variance.bias.data.fill_(FIRST_LOG_VARIANCE)
+        if self.linear is not None:
+            silence(self.mean)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """image: (batch, channels, size, size) in [0, 1]. Returns (batch, latent) each."""
         x = self.scales(image).flatten(1)
+        mean: Tensor = self.mean(x)
+        if self.linear is not None:
+            picture = F.avg_pool2d(image, self.settings.size // self.settings.canvas)
+            mean = mean + self.linear(picture.flatten(1))
         if self.log_variance is None:
-            return self.mean(x), None
-        return self.mean(x), self.log_variance(x).clamp(*LOG_VARIANCE)
+            return mean, None
+        return mean, self.log_variance(x).clamp(*LOG_VARIANCE)
 
 
 class Decoder(nn.Module):
@@ -124,27 +154,32 @@ class Decoder(nn.Module):
         super().__init__()
         self.settings = settings
         self.start = nn.Linear(settings.latent, settings.width * settings.core**2)
-        steps: list[nn.Module] = []
-        for new, old, stride in settings.layers[:0:-1]:
-            layer = nn.ConvTranspose2d if stride == 2 else nn.Conv2d
-            kernel = 4 if stride == 2 else 3
-            steps += [layer(old, new, kernel, stride, padding=1), nn.LeakyReLU(LEAK)]
-        self.scales = nn.Sequential(*steps)
-        self.image = nn.ConvTranspose2d(settings.width, settings.channels, 4, 2, padding=1)
-        self.scale = (
-            nn.ConvTranspose2d(settings.width, settings.channels, 4, 2, padding=1)
-            if settings.variance == "pixel"
-            else None
+        self.scales = nn.Sequential(
+            *(_block(old, new, stride, up=True) for new, old, stride in settings.layers[:0:-1])
         )
+        self.image = nn.ConvTranspose2d(settings.width, settings.channels, 4, 2, padding=1)
+        self.scale: nn.ConvTranspose2d | None = None
+        if settings.variance == "pixel":
+            self.scale = nn.ConvTranspose2d(settings.width, settings.channels, 4, 2, padding=1)
+            silence(self.scale)
+            assert self.scale.bias is not None
+            self.scale.bias.data.fill_(FIRST_LOG_SCALE)
+        self.linear = fixed_linear(settings.latent, settings.channels * settings.canvas**2)
+        if self.linear is not None:
+            silence(self.image)
 
     def forward(self, code: Tensor) -> tuple[Tensor, Tensor | None]:
         """code: (batch, latent). Returns (batch, channels, size, size) each; scale: log, [0, 1]."""
         s = self.settings
-        x = torch.nn.functional.leaky_relu(self.start(code), LEAK)
+        x = F.leaky_relu(self.start(code), LEAK)
         x = self.scales(x.reshape(-1, s.width, s.core, s.core))
-        if self.scale is None:
-            return self.image(x), None
-        return self.image(x), self.scale(x).clamp(*LOG_SCALE)
+        image: Tensor = self.image(x)
+        if self.linear is not None:
+            canvas = self.linear(code).reshape(-1, s.channels, s.canvas, s.canvas)
+            image = image + F.interpolate(
+                canvas, size=(s.size, s.size), mode="bilinear", align_corners=False
+            )
+        return image, None if self.scale is None else self.scale(x).clamp(*LOG_SCALE)
 
 
 @dataclass(frozen=True)
@@ -168,7 +203,6 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(self.settings)
         if self.settings.variance == "global":
             self.register_buffer("log_gamma", torch.zeros(()))
-        initialise(self)
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Reconstruct `image` from mean + exp(log variance / 2) noise.
@@ -184,34 +218,14 @@ class Autoencoder(nn.Module):
         reconstruction, log_scale = self.decoder(code)
         return Reconstruction(reconstruction, mean, log_variance, log_scale)
 
-
-@torch.no_grad()
-def initialise(network: Autoencoder) -> None:
-    """Draw weights that keep the variance of a signal through every layer, biases zero.
-
-    Without normalisation the signal would otherwise fade to a ten-thousandth on its way, and the
-    network would learn the mean image alone for thousands of updates. The last layers begin small:
-    near the mean image, and with a code that is hardly noisy.
-    """
-    gain = nn.init.calculate_gain("leaky_relu", LEAK)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            weight = layer.weight
-            inputs = weight[0].numel()
-            if isinstance(layer, nn.ConvTranspose2d):  # (in, out, 4, 4), a quarter meets a pixel
-                inputs = weight.shape[0] * weight[0, 0].numel() // 4
-            nn.init.normal_(weight, std=gain * inputs**-0.5)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
-    for last, factor in ((network.decoder.image, 0.1), (network.decoder.scale, 0.1),
-                         (network.encoder.log_variance, 0.01)):  # fmt: skip
-        if last is not None:
-            last.weight.mul_(factor)
-    if network.encoder.log_variance is not None:
-        network.encoder.log_variance.bias.fill_(FIRST_LOG_VARIANCE)
-    if network.decoder.scale is not None:
-        assert network.decoder.scale.bias is not None
-        network.decoder.scale.bias.fill_(FIRST_LOG_SCALE)
+    @torch.no_grad()
+    def folded(self) -> Autoencoder:
+        """An equal network in inference mode without normalisation layers, for export."""
+        result = copy.deepcopy(self).eval().requires_grad_(False)
+        for block in (*result.encoder.scales, *result.decoder.scales):
+            assert isinstance(block, nn.Sequential)
+            fold_block(block)
+        return result
 
 
 class Projector(nn.Module):

@@ -227,7 +227,7 @@ def _refuse_unfinished(generator: Generator, path: Path) -> None:
 
 
 def build_autoencoder(checkpoint: Checkpoint) -> Autoencoder:
-    """The trained autoencoder. Raises: ModelError where weights and settings disagree."""
+    """The trained network, not folded. Raises: ModelError where weights and settings disagree."""
     network = Autoencoder(_settings(AutoencoderSettings, checkpoint))
     fill(network, checkpoint.weights, f"{checkpoint.kind} checkpoint")
     return network
@@ -242,7 +242,7 @@ def load_autoencoder(path: Path) -> LoadedAutoencoder | None:
     if content.get("format") != FORMAT or content.get("kind") not in AUTOENCODERS:
         return None
     checkpoint = _own(content, path)
-    network = build_autoencoder(checkpoint)
+    network = build_autoencoder(checkpoint).folded()
     settle(network)
     return LoadedAutoencoder(checkpoint.kind, network, checkpoint.preprocess, checkpoint.losses)
 

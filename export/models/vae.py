@@ -76,7 +76,7 @@ def _block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Se
     )
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear | None:
+def fixed_linear(inputs: int, outputs: int) -> nn.Linear | None:
     """A fixed linear map, zero until it is fitted; None where it has no inputs or outputs."""
     if not inputs or not outputs:
         return None
@@ -86,7 +86,8 @@ def _linear(inputs: int, outputs: int) -> nn.Linear | None:
     return layer
 
 
-def _silence(*layers: nn.Linear | nn.Conv2d | None) -> None:
+def silence(*layers: nn.Linear | nn.Conv2d | nn.ConvTranspose2d | None) -> None:
+    """Let layers give zeros until they have learned otherwise."""
     for layer in layers:
         if layer is not None:
             nn.init.zeros_(layer.weight)
@@ -94,7 +95,7 @@ def _silence(*layers: nn.Linear | nn.Conv2d | None) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def _exactly(layer: nn.Linear, x: Tensor) -> Tensor:
+def exactly(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply `layer` in float32 even under autocast: its sums run over 16,384 values."""
     if not torch.is_autocast_enabled(x.device.type):
         plain: Tensor = layer(x)
@@ -119,9 +120,9 @@ class Encoder(nn.Module):
             nn.Linear(16 * widths[-1], settings.latent) if settings.variational else None
         )
         self.norm = None if settings.variational else nn.BatchNorm1d(settings.latent, affine=False)
-        self.linear = _linear(settings.channels * settings.canvas**2, settings.latent)
+        self.linear = fixed_linear(settings.channels * settings.canvas**2, settings.latent)
         if self.linear is not None:
-            _silence(self.mean, self.log_variance)
+            silence(self.mean, self.log_variance)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """image: (batch, channels, size, size), about [-1, 1]. Returns (batch, latent) each."""
@@ -129,7 +130,7 @@ class Encoder(nn.Module):
         mean: Tensor = self.mean(x)
         if self.linear is not None:
             picture = F.avg_pool2d(image, self.settings.size // self.settings.canvas)
-            mean = mean + _exactly(self.linear, picture.flatten(1))
+            mean = mean + exactly(self.linear, picture.flatten(1))
         if self.norm is not None:
             return self.norm(mean), None
         assert self.log_variance is not None
@@ -151,9 +152,9 @@ class Decoder(nn.Module):
             for old, new in pairwise(widths)
         )
         self.image = nn.Conv2d(widths[-1], settings.channels, 3, padding=1)
-        self.linear = _linear(settings.latent, settings.channels * settings.canvas**2)
+        self.linear = fixed_linear(settings.latent, settings.channels * settings.canvas**2)
         if self.linear is not None:
-            _silence(self.image)
+            silence(self.image)
 
     def forward(self, z: Tensor) -> Tensor:
         """z: (batch, latent), prior standard deviations. Returns (batch, channels, size, size)."""
@@ -167,7 +168,7 @@ class Decoder(nn.Module):
     def _linear_image(self, z: Tensor) -> Tensor:
         assert self.linear is not None
         s = self.settings
-        canvas = _exactly(self.linear, z).reshape(-1, s.channels, s.canvas, s.canvas)
+        canvas = exactly(self.linear, z).reshape(-1, s.channels, s.canvas, s.canvas)
         if s.canvas == s.size:
             return canvas
         return F.interpolate(canvas, size=(s.size, s.size), mode="bilinear", align_corners=False)
@@ -204,18 +205,20 @@ class Vae(nn.Module):
         result = copy.deepcopy(self).eval().requires_grad_(False)
         for block in list(result.modules()):
             if isinstance(block, nn.Sequential) and len(block) == 3:
-                _fold_block(block)
+                fold_block(block)
         if result.encoder.norm is not None:
             _fold_latent(result.encoder)
         return result
 
 
-def _fold_block(block: nn.Sequential) -> None:
+def fold_block(block: nn.Sequential) -> None:
+    """Multiply the normalisation of (convolution, normalisation, activation) into its weights."""
     conv, norm = block[0], block[1]
-    if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-        assert norm.running_mean is not None
+    if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
         gain, shift = _affine(norm)
-        conv.weight = nn.Parameter(conv.weight * gain[:, None, None, None], requires_grad=False)
+        outputs = 1 if isinstance(conv, nn.ConvTranspose2d) else 0
+        along = gain.reshape([-1 if axis == outputs else 1 for axis in range(4)])
+        conv.weight = nn.Parameter(conv.weight * along, requires_grad=False)
         conv.bias = nn.Parameter(norm.bias - shift, requires_grad=False)
         block[1] = nn.Identity()
 

@@ -52,22 +52,30 @@ def normals(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 def _options(**changes: Any) -> TrainOptions:
     small: dict[str, Any] = {
-        "model": "l2ae", "size": 16, "latent": 3, "width": 4, "steps": 8, "batch": 4,
+        "model": "l2ae", "size": 32, "latent": 3, "width": 4, "steps": 8, "batch": 4,
         "augment": ("hflip",), "held_back": 0.25,
     }  # fmt: skip
     return TrainOptions(**{**small, **changes})
 
 
 @pytest.mark.parametrize("changes", KINDS, ids=NAMES)
-def test_training_learns_what_normals_have_in_common(
+def test_training_of_the_published_network_lowers_its_loss(
     normals: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    options = _options(**changes, held_back=0.25)
-    start = train(normals, tmp_path / "start.pt", options)
-    longer = train(normals, tmp_path / "longer.pt", _options(**changes, steps=400, lr=3e-3))
-    # An image varies by 0.12 around the mean of all; a code of 3 numbers can place the bar.
-    assert longer.figures["held_back_rmse"] < 0.6 * start.figures["held_back_rmse"]
-    assert longer.figures["held_back_loss"] < start.figures["held_back_loss"]
+    options = _options(**changes, linear=False, steps=100, lr=3e-3, patience=0)
+    losses = train(normals, tmp_path / "a.pt", options).losses
+    first, last = np.mean(losses[:10]), np.mean(losses[-10:])
+    # Of a gamma-vae the loss is a logarithm: 0.3 is a quarter less error.
+    assert last < (first - 0.3 if changes["model"] == "gamma-vae" else 0.7 * first)
+
+
+def test_linear_part_gives_a_better_start(normals: Path, tmp_path: Path) -> None:
+    one, other = (
+        train(normals, tmp_path / f"{linear}.pt", _options(linear=linear)) for linear in (0, 1)
+    )
+    assert other.figures["held_back_rmse"] < 0.8 * one.figures["held_back_rmse"]
+    settings = load_checkpoint(tmp_path / "1.pt").settings
+    assert (settings["linear"], settings["size"]) == (32, 32)
 
 
 @pytest.mark.parametrize("changes", [*KINDS, {"geometry": "tiles"}], ids=[*NAMES, "tiles"])
@@ -106,7 +114,7 @@ def test_run_that_no_longer_improves_settles(normals: Path, tmp_path: Path) -> N
 
 
 def test_checkpoint_holds_the_weights_of_the_best_check(normals: Path, tmp_path: Path) -> None:
-    options = _options(steps=4 * CHECK_EVERY, lr=0.03, patience=9, batch=2)
+    options = _options(steps=2 * CHECK_EVERY, lr=0.03, patience=9, batch=2)
     report = train(normals, tmp_path / "a.pt", options)
     training = load_checkpoint(tmp_path / "a.pt").training
     assert training is not None
@@ -156,7 +164,7 @@ def test_originals_are_every_image_once_or_so_many_windows(normals: Path) -> Non
 
 
 def test_learned_scale_is_the_error_of_the_decoder(normals: Path, tmp_path: Path) -> None:
-    options = _options(model="gamma-vae", steps=400, lr=3e-3, augment=())
+    options = _options(model="gamma-vae", steps=60, augment=())
     report = train(normals, tmp_path / "a.pt", options)
     loaded = load_autoencoder(tmp_path / "a.pt")
     assert loaded is not None
@@ -180,15 +188,15 @@ def test_train_and_export_from_the_command_line(
     normals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "part.pt"
-    arguments = ["--model", "gamma-vae", "--size", "16", "--latent", "3", "--width", "4"]
+    arguments = ["--model", "gamma-vae", "--size", "32", "--latent", "3", "--width", "4"]
     arguments += ["--steps", "4", "--geometry", "tiles", "--augment", "none"]
     assert main(["train", "--normals", str(normals), "--out", str(out), *arguments]) == 0
     assert "held_back_loss" in capsys.readouterr().out
-    assert cv2.imread(str(tmp_path / "part.png")).shape[0] == 3 * 16
+    assert cv2.imread(str(tmp_path / "part.png")).shape[0] == 3 * 32
     assert main(["export", str(out), "--out", str(tmp_path / "part.bundle")]) == 0
     assert "gradient_pair" in capsys.readouterr().out
 
 
 def test_size_that_does_not_fit_is_refused(normals: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="multiple of 16"):
-        train(normals, tmp_path / "a.pt", _options(size=40))
+        train(normals, tmp_path / "a.pt", _options(size=72))

@@ -33,6 +33,13 @@ def export(
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Include weight gradients: R-RGI without torch.")
     ] = False,
+    latent: Annotated[
+        bool,
+        typer.Option(
+            "--latent",
+            help="Autoencoders: include decoder and encoder apart, for a search of the code.",
+        ),
+    ] = False,
     latent_input: Annotated[
         str | None, typer.Option(help="ONNX: name of the latent input.")
     ] = None,
@@ -68,6 +75,7 @@ def export(
 
     options = ExportOptions(
         name=name, encoder=encoder, discriminator=discriminator, finetune=finetune,
+        latent=latent,
         features=features, feature_weight=feature_weight,
         latent_input=latent_input, image_output=image_output,
         value_range=None if value_range is None else parse_range(value_range),

@@ -54,6 +54,13 @@ def train(
     variance: Annotated[
         str, typer.Option(help="gamma-vae: one learned scale for all (global) or each (pixel).")
     ] = "global",
+    linear: Annotated[
+        bool,
+        typer.Option(
+            help="Autoencoders: begin from PCA in closed form and learn what it leaves; without "
+            "it the network is the published one, and learns far slower."
+        ),
+    ] = True,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -100,8 +107,8 @@ def train(
     names = tuple(n.strip() for n in augment.split(",") if n.strip() not in ("", "none"))
     typed: dict[str, Any] = {  # checked by TrainOptions
         "model": model, "size": size, "channels": channels, "latent": latent, "width": width,
-        "beta": beta, "variance": variance, "patience": patience, "steps": steps, "batch": batch,
-        "lr": lr, "geometry": geometry,
+        "beta": beta, "variance": variance, "linear": linear, "patience": patience,
+        "steps": steps, "batch": batch, "lr": lr, "geometry": geometry,
         "minutes": minutes, "scale": scale,
         "augment": names, "held_back": held_back, "seed": seed, "precision": precision,
         "checkpoint_seconds": checkpoint_seconds, "white": white,
