@@ -82,7 +82,8 @@ class Energy:
             return Evaluation(loss + self.lam * away, (made.image, _single(loss)))
         found = self.loss.gradient(self.engine, x, made)
         total = found.value + self.lam * away
-        return Evaluation(total, (found.gradient, made.image, _single(found.value)))
+        arrays = found.pulled, found.direct, made.image
+        return Evaluation(total, (*arrays, _single(found.value)))
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class EnergyMethod:
         if problem.slope:
             step = ProjectedStep(
                 self.kernels, s.lam, s.alpha, s.step == "tuned", s.optimiser == "adam",
-                s.stop_loss, self.low, self.high, free,
+                s.stop_loss, self.low, self.high, problem.loss.direct_factor, free,
             )  # fmt: skip
             return run(problem, step, start, limits, clock=clock)
         precision = 1.0 if s.gamma is None else 0.5 / s.gamma**2

@@ -37,7 +37,7 @@ def score_maps(
         return _averaged(error)
     total = np.zeros_like(x)
     if kind.startswith("gradient"):
-        total += loss.gradient(engine, x, made).gradient
+        total += loss.gradient(engine, x, made).total()
     if made.mean is not None and made.log_variance is not None:
         total += engine.backward(**divergence_slopes(made.mean, made.log_variance))
     size = np.abs(total)

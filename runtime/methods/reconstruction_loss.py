@@ -33,63 +33,65 @@ class ReconstructionLoss:
         return value
 
     def gradient(self, engine: AutoencoderEngine, x: Float, made: Reconstruction) -> Gradient:
-        """Value and d L_r / d x through both places where x stands; `made` is of the last pass."""
+        """Value and both parts of d L_r / d x; `made` is of the engine's last pass."""
         value, direct, cotangents = self._direct(x, made)
-        pulled = engine.backward(**cotangents)
-        total = self.space.array("gradient", x.shape)
-        np.add(direct, pulled, out=total)
-        return Gradient(value, np.asarray(total, np.float32))
+        return Gradient(value, engine.backward(**cotangents), direct, self.direct_factor)
+
+    @property
+    def direct_factor(self) -> float:
+        """What the direct part counts: of squared errors it is minus the cotangent."""
+        return 1.0 if self.settings.loss == "dssim" else -1.0
 
     def _direct(self, x: Float, made: Reconstruction) -> tuple[Double, Float, dict[str, Float]]:
         """Value, the gradient with the reconstruction held fixed, and cotangents of the outputs."""
         rows, get = len(x), self.space.array
-        cotangent, direct = get("cotangent", x.shape), get("direct", x.shape)
+        cotangent = get("cotangent", x.shape)
         value = get("value", (rows,), np.float64)
         cotangents = {"reconstruction": cotangent}
+        scale = np.full(rows, self._scale(), np.float32)
         if self.settings.loss == "dssim":
+            direct = get("direct", x.shape)
             self.kernels.dssim(
-                x, made.image, np.ones(rows, np.float32), data_range=self.span,
+                x, made.image, scale, data_range=self.span,
                 dissimilarity=None, direct=direct, cotangent=cotangent, objective=value,
             )  # fmt: skip
             return value, direct, cotangents
-        scale = np.full(rows, self._precision(), np.float32)
-        weight = self._weight(made)
-        self.kernels.residual_l2(
-            x, made.image, scale, cotangent=cotangent, objective=value, weight=weight
-        )
-        np.negative(cotangent, out=direct)
-        if self.settings.loss == "gaussian":
-            value += self._normaliser(x, made)
-            if made.log_scale is not None:
-                share = (x - made.image) * cotangent  # -2 s w r^2 of every element
-                cotangents["log_scale"] = np.asarray(1 + share, np.float32)
-        return value, direct, cotangents
-
-    def _precision(self) -> float:
-        """What a squared error is multiplied with, beside the weight of its element."""
-        if self.settings.loss == "l2":
-            return 1.0
-        gamma = self.settings.gamma
-        return 0.5 if gamma is None else 0.5 / gamma**2
-
-    def _weight(self, made: Reconstruction) -> Float | None:
         if made.log_scale is None:
-            return None
-        weight = self.space.array("weight", made.log_scale.shape)
-        np.exp(-2 * made.log_scale, out=weight)
-        return np.asarray(weight, np.float32)
+            self.kernels.residual_l2(x, made.image, scale, cotangent=cotangent, objective=value)
+            value += self._constant(x)
+            return value, cotangent, cotangents
+        cotangents["log_scale"] = get("log_scale", made.log_scale.shape)
+        self.kernels.gaussian_nll(
+            x, made.image, made.log_scale, scale, cotangent=cotangent,
+            log_scale_cotangent=cotangents["log_scale"], objective=value,
+        )  # fmt: skip
+        return value, cotangent, cotangents
 
-    def _normaliser(self, x: Float, made: Reconstruction) -> Double:
-        if made.log_scale is not None:
-            total: Double = made.log_scale.sum(axis=(1, 2, 3), dtype=np.float64)
-            return total
-        gamma = self.settings.gamma or 1.0
-        return np.full(len(x), x[0].size * np.log(gamma))
+    def _scale(self) -> float:
+        """What squared errors are multiplied with, where one number does for all."""
+        gamma = self.settings.gamma
+        return 0.5 / gamma**2 if self.settings.loss == "gaussian" and gamma else 1.0
+
+    def _constant(self, x: Float) -> float:
+        """log gamma of every element."""
+        gaussian, gamma = self.settings.loss == "gaussian", self.settings.gamma
+        return x[0].size * float(np.log(gamma)) if gaussian and gamma else 0.0
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """L_r (B,) and its gradient (B, C, h, w); valid until the next evaluation."""
+    """L_r and its gradient; valid until the next evaluation.
+
+    Args:
+        value: (B,). pulled: (B, C, h, w), through the model. direct: the same, times `factor` the
+            part where x stands itself.
+    """
 
     value: Double
-    gradient: Float
+    pulled: Float
+    direct: Float
+    factor: float
+
+    def total(self) -> Float:
+        """d L_r / d x, (B, C, h, w); a copy."""
+        return np.asarray(self.pulled + np.float32(self.factor) * self.direct, np.float32)

@@ -27,8 +27,9 @@ class StepState:
 class ProjectedStep:
     """x <- clip(x - alpha w (g + lam sign(x - x_0))): eqs. (5), (7) and (8) of seed 002.
 
-    An evaluation's gradient is (g, y, L_r): that of L_r alone, the reconstruction, and L_r (B,).
-    w is (x - y)^2 where `tuned`, else 1, and 0 where pixels are not free.
+    An evaluation's gradient is (pulled, direct, y, L_r): that of L_r alone is g = pulled +
+    direct_factor * direct, y the reconstruction, and L_r (B,). w is (x - y)^2 where `tuned`, else
+    1, and 0 where pixels are not free.
 
     Args:
         lam: weight of the l1 distance to the first images. alpha: step size.
@@ -46,6 +47,7 @@ class ProjectedStep:
     stop: float | None
     lower: float
     upper: float
+    direct_factor: float = 1.0
     free: Float | None = None
 
     def init(self, start: Variables) -> StepState:
@@ -60,25 +62,20 @@ class ProjectedStep:
 
     def step(self, state: StepState, value: Double, gradient: Variables) -> StepState:
         """See `Solver.step`."""
-        (x,), (slope, made, loss) = state.query, gradient
-        weighted = slope + np.float32(self.lam) * np.sign(x - state.start)
-        if self.tuned:
-            weighted *= np.square(x - made)
-        if state.free is not None:
-            weighted *= state.free
-        steps = state.steps + 1
-        if state.moments is None:
-            np.subtract(x, np.float32(self.alpha) * weighted, out=x)
-            np.clip(x, self.lower, self.upper, out=x)
-        else:
-            self.kernels.adam(
-                x, weighted, *state.moments, step=steps, lr=self.alpha,
-                lower=self.lower, upper=self.upper,
-            )  # fmt: skip
+        (x,), (pulled, direct, made, loss) = state.query, gradient
+        rows, steps = len(x), state.steps + 1
+        first, second = state.moments or (None, None)
+        self.kernels.energy_step(
+            x, state.start, pulled,
+            np.full(rows, self.lam, np.float32), np.full(rows, self.alpha, np.float32),
+            direct=direct, mask=state.free, restored=made if self.tuned else None,
+            first=first, second=second, l1=np.empty(rows), squared_change=np.empty(rows),
+            largest_change=np.empty(rows), step=steps, direct_factor=self.direct_factor,
+            lower=self.lower, upper=self.upper,
+        )  # fmt: skip
         arrived = state.arrived if self.stop is None else loss <= self.stop
-        return replace(
-            state, steps=steps, failed=state.failed | ~np.isfinite(value), arrived=arrived
-        )
+        failed = state.failed | ~np.isfinite(value)
+        return replace(state, steps=steps, failed=failed, arrived=arrived)
 
     def done(self, state: StepState) -> Bool:
         """See `Solver.done`."""
