@@ -15,6 +15,7 @@ from unblemish.bundle.manifest import EnergySettings
 from unblemish.errors import BundleError, ConfigError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
+from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit, to_channels, to_unit, white_for
 from unblemish.runtime.geometry import Geometry
@@ -64,10 +65,7 @@ class EnergySearch:
         self._clock = clock
         self._kernels = kernels or default_kernels(self.options.threads)
         backend = open_backend(self.options.backend, self.options.threads)
-        pair = backend.pair(
-            str(bundle.graph("reconstruct_forward")), str(bundle.graph("reconstruct_backward"))
-        )
-        self._engine = AutoencoderEngine(pair)
+        self._engine = load_autoencoder(bundle, backend)
 
     def __call__(
         self,
@@ -211,6 +209,24 @@ class EnergySearch:
 
     def _native(self, maps: Float, job: _Job) -> Float:
         return np.ascontiguousarray(self._geometry.to_native(maps, job.unit.shape)[:, :, 0])
+
+
+def load_autoencoder(bundle: Bundle, backend: Backend) -> AutoencoderEngine:
+    """Load the reconstruction and its gradient. Raises: BundleError, BackendError."""
+    return AutoencoderEngine(
+        backend.pair(
+            str(bundle.graph("reconstruct_forward")), str(bundle.graph("reconstruct_backward"))
+        )
+    )
+
+
+def energy_method(
+    bundle: Bundle, backend: Backend, kernels: Kernels, schedule: str = "fast"
+) -> EnergyMethod:
+    """The method of a bundle with its own settings. Raises: BundleError, BackendError."""
+    p = bundle.manifest.preprocess
+    engine = load_autoencoder(bundle, backend)
+    return EnergyMethod(engine, kernels, energy_settings(bundle), p.low, p.high, schedule)
 
 
 def energy_settings(bundle: Bundle) -> EnergySettings:

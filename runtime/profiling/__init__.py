@@ -1,5 +1,6 @@
 """Where the time goes, and how far that is from what the machine can do."""
 
+from unblemish.runtime.profiling.autoencoder import profile_projection
 from unblemish.runtime.profiling.detector import CropTimes, profile_crops, profile_inspections
 from unblemish.runtime.profiling.peaks import Peaks, measure_peaks
 from unblemish.runtime.profiling.roofline import Roofline, roofline
@@ -16,6 +17,7 @@ __all__ = [
     "measure_peaks",
     "profile_crops",
     "profile_inspections",
+    "profile_projection",
     "profile_stages",
     "profile_steps",
     "roofline",
