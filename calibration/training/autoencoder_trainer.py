@@ -25,7 +25,8 @@ from unblemish.export.models.checkpoint import settings_of
 LATENT, WIDTH = 100, 32  # as published
 LEAST_ERROR = 1e-8  # of a mean square whose logarithm is taken
 GENTLE = 0.05  # rate of the layers that start silent
-LARGEST_CANVAS = 64  # side of the linear map's image: its weights stay below half of the bundle
+# Side of the linear map's image, by channels: its weights stay below half of a bundle of 10 MB.
+LARGEST_CANVAS = {1: 64, 3: 32}
 PART = 16  # images in one pass without gradient
 
 
@@ -53,7 +54,7 @@ class AutoencoderTrainer:
         self.settings = AutoencoderSettings(
             options.size, channels, options.latent or LATENT, options.width or WIDTH,
             variance,  # type: ignore[arg-type]
-            _canvas(options.size) if options.linear else 0,
+            _canvas(options.size, channels) if options.linear else 0,
         )  # fmt: skip
         torch.manual_seed(options.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -188,9 +189,9 @@ class AutoencoderTrainer:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def _canvas(size: int) -> int:
-    """Largest side that divides `size` and is no larger than `LARGEST_CANVAS`."""
-    return max(side for side in range(1, LARGEST_CANVAS + 1) if size % side == 0)
+def _canvas(size: int, channels: int) -> int:
+    """Largest side that divides `size` and is within `LARGEST_CANVAS`."""
+    return max(side for side in range(1, LARGEST_CANVAS[channels] + 1) if size % side == 0)
 
 
 def _unit(images: Tensor) -> Tensor:

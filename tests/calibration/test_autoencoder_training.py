@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from unblemish.calibration.training import TrainOptions
+from unblemish.calibration.training.autoencoder_trainer import AutoencoderTrainer
 from unblemish.calibration.training.dataset import open_normals
 from unblemish.calibration.training.options import PATIENCE
 from unblemish.calibration.training.patience import CHECK_EVERY, Patience
@@ -30,7 +31,8 @@ NAMES = ["l2ae", "dsae", "ae-vae", "gamma-vae", "pixel"]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Any:
+def _one_thread_few_windows(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("unblemish.calibration.training.loop.MEASURED", 32)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -78,7 +80,9 @@ def test_linear_part_gives_a_better_start(normals: Path, tmp_path: Path) -> None
     assert (settings["linear"], settings["size"]) == (32, 32)
 
 
-@pytest.mark.parametrize("changes", [*KINDS, {"geometry": "tiles"}], ids=[*NAMES, "tiles"])
+@pytest.mark.parametrize(
+    "changes", [KINDS[3], KINDS[4], {"geometry": "tiles"}], ids=["gamma-vae", "pixel", "tiles"]
+)
 def test_resumed_training_repeats_an_uninterrupted_run(
     normals: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -122,6 +126,12 @@ def test_checkpoint_holds_the_weights_of_the_best_check(normals: Path, tmp_path:
     best = training["patience"]["best"]
     assert report.figures["held_back_loss"] == pytest.approx(best, rel=1e-5)
     assert set(training["latest"]) == set(load_checkpoint(tmp_path / "a.pt").weights)
+
+
+@pytest.mark.parametrize(("size", "channels", "side"), [(128, 1, 64), (144, 1, 48), (128, 3, 32)])
+def test_linear_map_is_of_a_side_that_fits(size: int, channels: int, side: int) -> None:
+    trainer = AutoencoderTrainer(_options(size=size), channels)
+    assert (trainer.settings.linear, trainer.settings.channels) == (side, channels)
 
 
 def test_patience_counts_checks_and_keeps_a_copy_of_the_best() -> None:

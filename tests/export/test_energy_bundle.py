@@ -178,8 +178,11 @@ def test_generator_has_no_latent_part(vae_checkpoint: Path) -> None:
         plan(vae_checkpoint, ExportOptions(latent=True))
 
 
-def test_largest_usual_bundle_keeps_within_ten_megabytes(tmp_path: Path) -> None:
-    network = Autoencoder(AutoencoderSettings(128, 1, 100, 32, "pixel", 64))
+@pytest.mark.parametrize(("channels", "linear"), [(1, 64), (3, 32)])
+def test_largest_usual_bundle_keeps_within_ten_megabytes(
+    tmp_path: Path, channels: int, linear: int
+) -> None:
+    network = Autoencoder(AutoencoderSettings(128, channels, 100, 32, "pixel", linear))
     path = tmp_path / "part.pt"
     settings = settings_of(network.settings)
     save_checkpoint(path, Checkpoint("gamma-vae", settings, network.state_dict()))
