@@ -166,8 +166,10 @@ def _intensities(bundle: Bundle) -> Scope:
 
 def _energies(bundle: Bundle, settings: EnergySettings) -> Scope:
     """Range of the scores of an autoencoder's bundle, and the weights of the l1 distance to try."""
-    p = bundle.manifest.preprocess
-    return Scope(1.0 if settings.score == "dssim" else p.high - p.low, _L1_WEIGHTS)
+    p, gamma = bundle.manifest.preprocess, settings.gamma
+    scale = 1.0 if gamma is None else 0.5 / gamma**2  # of the squared error beside the distance
+    weights = tuple(scale * weight for weight in _L1_WEIGHTS)
+    return Scope(1.0 if settings.score == "dssim" else p.high - p.low, weights)
 
 
 def _tune(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import EnergySettings
-from unblemish.errors import BundleError, ConfigError
+from unblemish.errors import BundleError, ConfigError, ShapeError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.protocol import Backend
@@ -28,6 +28,7 @@ from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
 _BATCH = 8  # images of a pass
+_INPAINTING_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,38 @@ class EnergySearch:
             "total": 1000 * (done - began),
         }
         return [replace(one, timings=timings) for one in found]
+
+    def inpaint(
+        self, frame: Any, mask: NDArray[np.bool_], *, deadline_ms: float | None = None
+    ) -> NDArray[Any]:
+        """The frame with the pixels of the mask (H, W) replaced, eq. (7); the others stay.
+
+        There the energy is L_r alone: what the pixels held counts for nothing, except as a start.
+        Returns: (H, W) or (H, W, C), dtype and range of the frame.
+        Raises: SourceError where the frame is not usable; ShapeError where the mask does not fit.
+        """
+        job = self._prepare(frame)
+        hole = np.asarray(mask, np.bool_)
+        if hole.shape != job.unit.shape[:2]:
+            raise ShapeError(
+                f"the mask must have the frame's size {job.unit.shape[:2]}; it has {hole.shape}."
+            )
+        deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
+        free = self._geometry.unit_to_model(hole[:, :, None].astype(np.float32))[:, :1]
+        free = (self._geometry.to_unit_range(free) > 0).astype(np.float32)
+        method, parts = self._method(0.0), []
+        for first in range(0, len(job.images), _BATCH):
+            rows = slice(first, first + _BATCH)
+            parts.append(
+                method.solve(
+                    job.images[rows], free=np.ascontiguousarray(free[rows]),
+                    max_steps=_INPAINTING_STEPS, deadline=deadline, clock=self._clock,
+                ).images
+            )  # fmt: skip
+        made = self._geometry.to_native(np.concatenate(parts), job.unit.shape)
+        native = np.where(hole[:, :, None], made, self._geometry.to_intensity(job.unit))
+        unit = np.clip(self._geometry.to_unit_range(native), 0, 1)
+        return from_unit(unit, job.frame.dtype, white=job.white)
 
     def _prepare(self, frame: Any) -> _Job:
         preprocess = self.bundle.manifest.preprocess

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unblemish.bundle import Bundle
 from unblemish.errors import ConfigError
 from unblemish.kernels import Kernels
@@ -156,6 +159,23 @@ class Inspector:
         """
         with self._lock:
             return self._detecting().detect(frame)
+
+    def inpaint(
+        self, frame: Any, mask: NDArray[np.bool_], *, deadline_ms: float | None = None
+    ) -> NDArray[Any]:
+        """Replace the pixels of a known mask (H, W), see `EnergySearch.inpaint`.
+
+        Raises: ConfigError for a bundle that is not an autoencoder's.
+        """
+        with self._lock:
+            search = self._open()
+            if not isinstance(search, EnergySearch):
+                raise ConfigError(
+                    "inpainting with a known mask needs an autoencoder's bundle (train --model "
+                    "l2ae, ...); this one is of method "
+                    f"'{self.bundle.manifest.method}', which finds the mask by itself: `search`."
+                )
+            return search.inpaint(frame, mask, deadline_ms=deadline_ms)
 
     def survey(self, frame: Any) -> Survey:
         """How far a normal frame reaches, for calibration.

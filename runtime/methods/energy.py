@@ -91,7 +91,8 @@ class EnergyMethod:
     """What is minimised, and how.
 
     Args:
-        schedule: 'paper' (eq. 5 or 8 with the settings' step) or 'fast' (`Alternation`).
+        schedule: 'paper' (eq. 5 or 8 with the settings' step) or 'fast' (`Alternation`; of DSSIM
+            and of a variance per pixel with the squared error in their place).
         low, high: model intensities of black and white.
     """
 

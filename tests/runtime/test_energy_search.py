@@ -10,7 +10,7 @@ import pytest
 
 from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
-from unblemish.errors import ConfigError
+from unblemish.errors import BundleError, ConfigError, ShapeError
 from unblemish.images import write_image
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.inspector import Inspector
@@ -142,9 +142,36 @@ def test_a_refinement_of_another_family_is_refused(make_energy_bundle: MakeBundl
 
 
 def test_a_bundle_without_settings_says_so(make_energy_bundle: MakeBundle) -> None:
-    from unblemish.errors import BundleError
-
     bundle = make_energy_bundle()
     bare = Bundle(bundle.path, bundle.manifest.model_copy(update={"energy": None}))
     with Inspector.open(bare) as inspector, pytest.raises(BundleError, match="Export it again"):
         inspector.search(part(np.random.default_rng(6)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (40, 52)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_known_pixels_stay_and_the_hole_is_filled(
+    make_energy_bundle: MakeBundle, channels: int, height: int, width: int
+) -> None:
+    rng = np.random.default_rng(7)
+    frame = part(rng, height, width, channels)
+    hole = np.zeros((height, width), np.bool_)
+    hole[height // 3 : height // 2, width // 4 : width // 2] = True
+    noisy = frame.copy()
+    noisy[hole] = rng.integers(0, 255, noisy[hole].shape, np.uint8)
+    with Inspector.open(make_energy_bundle(channels)) as inspector:
+        filled = inspector.inpaint(noisy, hole)
+    assert filled.dtype == frame.dtype
+    np.testing.assert_array_equal(filled[~hole], frame[~hole])
+    before, after = (np.abs(i.astype(float) - frame)[hole].mean() for i in (noisy, filled))
+    assert after < 0.15 * before
+
+
+def test_a_mask_of_another_size_or_bundle_is_refused(
+    make_energy_bundle: MakeBundle, tiny_bundle: Bundle
+) -> None:
+    frame, hole = part(np.random.default_rng(8)), np.zeros((8, 8), np.bool_)
+    with Inspector.open(make_energy_bundle()) as inspector, pytest.raises(ShapeError, match="size"):
+        inspector.inpaint(frame, hole)
+    with Inspector.open(tiny_bundle) as inspector, pytest.raises(ConfigError, match="autoencoder"):
+        inspector.inpaint(frame, hole)
