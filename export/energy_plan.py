@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unblemish.export.plan import Plan
 
 LOW, HIGH = 0.0, 1.0
-ALPHA = 0.5  # step size of the l2 loss, seed 002, section 4.1
+ALPHA, LAM = 0.5, 0.05  # step size and weight of the distance beside an l2 loss, seed 002, 4.1
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,11 @@ def plan_energy(source: AutoencoderSource) -> EnergyPlan:
 def energy_settings(source: AutoencoderSource) -> dict[str, Any]:
     """Fields of `EnergySettings` that the model decides.
 
-    Divided by 2 gamma^2 the squared error is steeper by as much: the step is shorter by it, and so
-    moves the image as far as that of an l2 loss.
+    Divided by 2 gamma^2 the squared error is steeper by as much: the step is shorter by it, and the
+    distance to the frame counts as much more, so that both do what they do beside an l2 loss.
     """
     known = {"loss": source.loss, "gamma": source.gamma, "training_losses": source.losses}
-    return known if source.gamma is None else {**known, "alpha": ALPHA * 2 * source.gamma**2}
+    if source.gamma is None:
+        return known
+    flatter = 2 * source.gamma**2
+    return {**known, "alpha": ALPHA * flatter, "lam": LAM / flatter}

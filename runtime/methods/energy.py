@@ -79,7 +79,7 @@ class Energy:
         self.engine.watch.add("kernels", began)
         if not self.slope:
             loss = self.loss.value(x, made)
-            return Evaluation(loss + self.lam * away, (made.image, _single(loss)))
+            return Evaluation(loss + self.lam * away, (made.image,))
         found = self.loss.gradient(self.engine, x, made)
         total = found.value + self.lam * away
         arrays = found.pulled, found.direct, made.image
@@ -140,14 +140,17 @@ class EnergyMethod:
 
     def _run(self, problem: Energy, limits: Limits, free: Float | None, clock: Clock) -> Outcome:
         s, start = self.settings, (problem.images,)
+        stop = s.stop_loss
+        if stop is not None:
+            stop -= problem.loss.constant(problem.images[0].size)
         if problem.slope:
             step = ProjectedStep(
                 self.kernels, s.lam, s.alpha, s.step == "tuned", s.optimiser == "adam",
-                s.stop_loss, self.low, self.high, problem.loss.direct_factor, free,
+                stop, self.low, self.high, problem.loss.direct_factor, free,
             )  # fmt: skip
             return run(problem, step, start, limits, clock=clock)
         precision = 1.0 if s.gamma is None else 0.5 / s.gamma**2
-        turns = Alternation(s.lam / (2 * precision), s.stop_loss, self.low, self.high, free=free)
+        turns = Alternation(s.lam / (2 * precision), self.low, self.high, free=free)
         return run(problem, turns, start, limits, clock=clock)
 
 

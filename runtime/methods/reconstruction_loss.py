@@ -28,7 +28,7 @@ class ReconstructionLoss:
     space: Workspace = field(default_factory=Workspace)
 
     def value(self, x: Float, made: Reconstruction) -> Double:
-        """L_r (B,) of images x (B, C, h, w); workspace memory."""
+        """L_r (B,) of images x (B, C, h, w) without its `constant`; workspace memory."""
         value, _, _ = self._direct(x, made)
         return value
 
@@ -58,7 +58,6 @@ class ReconstructionLoss:
             return value, direct, cotangents
         if made.log_scale is None:
             self.kernels.residual_l2(x, made.image, scale, cotangent=cotangent, objective=value)
-            value += self._constant(x)
             return value, cotangent, cotangents
         cotangents["log_scale"] = get("log_scale", made.log_scale.shape)
         self.kernels.gaussian_nll(
@@ -72,10 +71,10 @@ class ReconstructionLoss:
         gamma = self.settings.gamma
         return 0.5 / gamma**2 if self.settings.loss == "gaussian" and gamma else 1.0
 
-    def _constant(self, x: Float) -> float:
-        """log gamma of every element."""
+    def constant(self, elements: int) -> float:
+        """What L_r holds beside `value`, whatever the image: log gamma of every element."""
         gaussian, gamma = self.settings.loss == "gaussian", self.settings.gamma
-        return x[0].size * float(np.log(gamma)) if gaussian and gamma else 0.0
+        return elements * float(np.log(gamma)) if gaussian and gamma else 0.0
 
 
 @dataclass(frozen=True)

@@ -28,16 +28,15 @@ class Alternation:
     With y held fixed this minimises p |x - y|^2 + lam |x - x_0|_1 exactly. Were y the nearest image
     of the manifold, the two steps would be block coordinate descent on the energy of eq. (4): the
     gradient of a squared distance does not see how the nearest point moves. So no way back through
-    the network is needed. An evaluation's gradient is (y, L_r).
+    the network is needed. An evaluation's gradient is (y,). The loss of training images is no place
+    to stop: the first turn often falls below it, and the next ones still sharpen the outline.
 
     Args:
         threshold: lam / (2 p), intensity; (N, C, h, w) or one for all.
         least: an item has arrived where no pixel changes by more.
-        stop: L_r at which an item has arrived; None for none.
     """
 
     threshold: float
-    stop: float | None
     lower: float
     upper: float
     least: float = 1e-3
@@ -54,7 +53,7 @@ class Alternation:
 
     def step(self, state: AlternationState, value: Double, gradient: Variables) -> AlternationState:
         """See `Solver.step`."""
-        (x,), (made, loss) = state.query, gradient
+        (x,), (made,) = state.query, gradient
         apart = made - state.start
         moved = np.sign(apart) * np.maximum(np.abs(apart) - np.float32(self.threshold), 0)
         if state.free is not None:
@@ -62,8 +61,6 @@ class Alternation:
         new = np.clip(state.start + moved, self.lower, self.upper)
         change = np.abs(new - x).reshape(len(x), -1).max(axis=1).astype(np.float64)
         arrived = change <= self.least
-        if self.stop is not None:
-            arrived |= loss <= self.stop
         failed = state.failed | ~np.isfinite(value)
         return replace(state, query=(new,), change=change, failed=failed, arrived=arrived)
 

@@ -100,9 +100,11 @@ def test_bundle_computes_reconstructions_and_gradients(
     assert energy is not None
     assert (manifest.method, manifest.model.kind, energy.loss) == ("energy", model, loss)
     assert energy.gamma == (None if gamma is None else pytest.approx(gamma))
-    assert (energy.lam, energy.step) == (0.05, "tuned")
-    # What the squared error is divided by, the step is multiplied by.
-    assert energy.alpha == pytest.approx(0.5 if gamma is None else 0.5 * 2 * gamma**2)
+    assert energy.step == "tuned"
+    # What the squared error is divided by, so is the distance, and the step multiplied.
+    flatter = 1.0 if gamma is None else 2 * gamma**2
+    assert energy.lam == pytest.approx(0.05 / flatter)
+    assert energy.alpha == pytest.approx(0.5 * flatter)
     assert (images.low, images.high, images.geometry, images.scale) == (0.0, 1.0, "tiles", 0.5)
 
 

@@ -117,7 +117,8 @@ def test_the_loss_and_its_gradient_are_those_of_central_differences(
         return np.array(loss.value(at, engine.forward(at)))
 
     if settings.loss != "dssim":
-        np.testing.assert_allclose(value(x), double_loss(settings, model, x), rtol=1e-5)
+        whole = value(x) + loss.constant(x[0].size)
+        np.testing.assert_allclose(whole, double_loss(settings, model, x), rtol=1e-5)
     found = loss.gradient(engine, x, engine.forward(x))
     np.testing.assert_array_equal(found.value, value(x))
     slope = loss.gradient(engine, x, engine.forward(x)).total()
