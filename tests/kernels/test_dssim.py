@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from skimage import metrics
 
 # float32 against float64: variances keep 2e-7 of a window's square, over C2 = 9e-4.
 MAP = {"rtol": 0, "atol": 5e-6}
@@ -38,7 +39,6 @@ def run(kernels: Any, x: Any, g: Any, scale: Any = None, **settings: Any) -> tup
 def test_map_is_that_of_scikit_image(
     kernels: Any, reference: Any, channels: int, size: tuple[int, int], sigma: float
 ) -> None:
-    metrics = pytest.importorskip("skimage.metrics")
     x, g = images((2, channels, *size))
     window = 2 * int(3.5 * sigma + 0.5) + 1
     settings = {"gaussian_weights": True, "use_sample_covariance": False, "full": True}
