@@ -70,9 +70,12 @@ def chosen_rows(result: CalibrationResult) -> list[tuple[str, str, str]]:
 
 def scalar_name(result: CalibrationResult) -> str | None:
     """What the tuner chose: a generator's lambda, the onset of a detector's outline, or nothing."""
-    if result.bundle.manifest.detector is None:
+    manifest, refine = result.bundle.manifest, result.calibration.refine
+    if manifest.energy is not None:
+        return "lambda" if refine == "energy" else None
+    if manifest.detector is None:
         return "lambda"
-    return None if result.calibration.refine == "none" else "onset"
+    return None if refine == "none" else "onset"
 
 
 def rate_note(result: CalibrationResult) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import EnergySettings
-from unblemish.errors import BundleError, ConfigError, ShapeError
+from unblemish.errors import BundleError, ShapeError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.found import Found
-from unblemish.runtime.frames import from_unit, to_channels, to_unit, white_for
+from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.inspection import Inspection, Status
+from unblemish.runtime.jobs import Job, check_search, prepare_job
 from unblemish.runtime.methods.autoencoder import AutoencoderEngine
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
@@ -29,16 +30,6 @@ from unblemish.runtime.solvers.protocol import Float
 
 _BATCH = 8  # images of a pass
 _INPAINTING_STEPS = 100
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One frame on its way: as given, as (H, W, C) in [0, 1], and its model images."""
-
-    frame: NDArray[Any]
-    unit: Float
-    images: Float
-    white: float | None
 
 
 class EnergySearch:
@@ -87,10 +78,6 @@ class EnergySearch:
         """
         return self.many([frame], lam=lam, deadline_ms=deadline_ms)[0]
 
-    def adopt(self, bundle: Bundle) -> None:
-        """Go on with other settings of the same files, as calibration does while choosing."""
-        self.bundle = bundle
-
     def reserve(self, pixels: int, seconds: float) -> None:
         """See `Search.reserve`: what follows takes no time to speak of."""
 
@@ -104,10 +91,7 @@ class EnergySearch:
     ) -> list[Found]:
         """Search several frames together; the deadline is for all of them."""
         began = self._clock()
-        if deadline_ms is not None and not deadline_ms > 0:
-            raise ConfigError(f"deadline_ms must be positive; got {deadline_ms}.")
-        if lam is not None and not (np.isfinite(lam) and lam > 0):
-            raise ConfigError(f"lam must be a positive number; got {lam}.")
+        check_search(lam, deadline_ms)
         jobs = [self._prepare(frame) for frame in frames]
         prepared = self._clock()
         deadline = None if deadline_ms is None else began + deadline_ms / 1000
@@ -143,38 +127,45 @@ class EnergySearch:
         deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
         free = self._geometry.unit_to_model(hole[:, :, None].astype(np.float32))[:, :1]
         free = (self._geometry.to_unit_range(free) > 0).astype(np.float32)
-        method, parts = self._method(0.0), []
-        for first in range(0, len(job.images), _BATCH):
-            rows = slice(first, first + _BATCH)
-            parts.append(
-                method.solve(
-                    job.images[rows], free=np.ascontiguousarray(free[rows]),
-                    max_steps=_INPAINTING_STEPS, deadline=deadline, clock=self._clock,
-                ).images
-            )  # fmt: skip
-        made = self._geometry.to_native(np.concatenate(parts), job.unit.shape)
+        method = self._method(0.0)
+
+        def fill(rows: slice, until: float | None) -> Projected:
+            images, where = job.images[rows], np.ascontiguousarray(free[rows])
+            return method.solve(
+                images, free=where, max_steps=_INPAINTING_STEPS, deadline=until, clock=self._clock
+            )
+
+        filled = self._batches(len(job.images), deadline, fill)
+        made = self._geometry.to_native(filled.images, job.unit.shape)
         native = np.where(hole[:, :, None], made, self._geometry.to_intensity(job.unit))
         unit = np.clip(self._geometry.to_unit_range(native), 0, 1)
         return from_unit(unit, job.frame.dtype, white=job.white)
 
-    def _prepare(self, frame: Any) -> _Job:
-        preprocess = self.bundle.manifest.preprocess
-        white = white_for(frame, self.options.white, preprocess.white)
-        unit = to_unit(frame, white=white)
-        images = self._geometry.unit_to_model(unit)
-        return _Job(frame, to_channels(unit, preprocess.channels), images, white)
+    def _prepare(self, frame: Any) -> Job:
+        return prepare_job(frame, self._geometry, self.options.white)
 
     def _solve(
         self, images: Sequence[Float], lam: float | None, deadline: float | None
     ) -> Projected:
-        """Project model images in batches; later batches share the time that is left."""
         method = self._method(lam)
-        edges, parts = range(0, len(images), _BATCH), []
-        for number, first in enumerate(edges):
-            batch = np.stack(images[first : first + _BATCH])
-            until = share_of(deadline, len(edges) - number, self._clock)
-            parts.append(self._batch(method, batch, until))
-        return Projected.joined(parts)
+
+        def project(rows: slice, until: float | None) -> Projected:
+            return self._batch(method, np.stack(images[rows]), until)
+
+        return self._batches(len(images), deadline, project)
+
+    def _batches(
+        self,
+        count: int,
+        deadline: float | None,
+        work: Callable[[slice, float | None], Projected],
+    ) -> Projected:
+        """Work on `count` images in batches; later batches share the time that is left."""
+        edges = range(0, count, _BATCH)
+        return Projected.joined([
+            work(slice(first, first + _BATCH), share_of(deadline, len(edges) - n, self._clock))
+            for n, first in enumerate(edges)
+        ])  # fmt: skip
 
     def _batch(self, method: EnergyMethod, images: Float, deadline: float | None) -> Projected:
         if self.refine == "energy":
@@ -188,14 +179,9 @@ class EnergySearch:
         )  # fmt: skip
 
     def _method(self, lam: float | None) -> EnergyMethod:
-        p, settings = self.bundle.manifest.preprocess, energy_settings(self.bundle)
-        if lam is not None:
-            settings = settings.model_copy(update={"lam": lam})
-        return EnergyMethod(
-            self._engine, self._kernels, settings, p.low, p.high, self.options.schedule
-        )
+        return energy_method(self.bundle, self._engine, self._kernels, self.options.schedule, lam)
 
-    def _restore(self, jobs: Sequence[_Job], projected: Projected) -> list[Found]:
+    def _restore(self, jobs: Sequence[Job], projected: Projected) -> list[Found]:
         found, first = [], 0
         for job in jobs:
             rows = slice(first, first + len(job.images))
@@ -203,7 +189,7 @@ class EnergySearch:
             found.append(self._found(job, projected, rows))
         return found
 
-    def _found(self, job: _Job, projected: Projected, rows: slice) -> Found:
+    def _found(self, job: Job, projected: Projected, rows: slice) -> Found:
         """Bring what changed to the frame's geometry: what did not keeps the camera's detail."""
         geometry, p = self._geometry, self.bundle.manifest.preprocess
         images = projected.images[rows]
@@ -225,7 +211,7 @@ class EnergySearch:
             trace=mean_trace(projected.trace[rows]),
         )
 
-    def _score(self, job: _Job, images: Float, change: Float, maps: Float | None) -> Float:
+    def _score(self, job: Job, images: Float, change: Float, maps: Float | None) -> Float:
         """(H, W): the maps given; DSSIM of model images and projection; or what changed."""
         if maps is not None:
             return self._native(maps, job)
@@ -240,7 +226,7 @@ class EnergySearch:
         )  # fmt: skip
         return self._native(maps, job)
 
-    def _native(self, maps: Float, job: _Job) -> Float:
+    def _native(self, maps: Float, job: Job) -> Float:
         return np.ascontiguousarray(self._geometry.to_native(maps, job.unit.shape)[:, :, 0])
 
 
@@ -254,12 +240,17 @@ def load_autoencoder(bundle: Bundle, backend: Backend) -> AutoencoderEngine:
 
 
 def energy_method(
-    bundle: Bundle, backend: Backend, kernels: Kernels, schedule: str = "fast"
+    bundle: Bundle,
+    engine: AutoencoderEngine,
+    kernels: Kernels,
+    schedule: str,
+    lam: float | None = None,
 ) -> EnergyMethod:
-    """The method of a bundle with its own settings. Raises: BundleError, BackendError."""
-    p = bundle.manifest.preprocess
-    engine = load_autoencoder(bundle, backend)
-    return EnergyMethod(engine, kernels, energy_settings(bundle), p.low, p.high, schedule)
+    """The method of a bundle; `lam` None for its own. Raises: BundleError without settings."""
+    p, settings = bundle.manifest.preprocess, energy_settings(bundle)
+    if lam is not None:
+        settings = settings.model_copy(update={"lam": lam})
+    return EnergyMethod(engine, kernels, settings, p.low, p.high, schedule)
 
 
 def energy_settings(bundle: Bundle) -> EnergySettings:

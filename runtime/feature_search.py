@@ -8,19 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.errors import ConfigError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.detectors.load import Detector, load_detector
 from unblemish.runtime.found import Found
-from unblemish.runtime.frames import from_unit, to_channels, to_unit, white_for
+from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.initial import wide_median
 from unblemish.runtime.inpainting import Inpainter, load_inpainter
 from unblemish.runtime.inspection import Inspection, Status
+from unblemish.runtime.jobs import Job, check_search, prepare_job
 from unblemish.runtime.methods.colour import colour_maps
 from unblemish.runtime.methods.decomposition import in_units
 from unblemish.runtime.methods.f2pad import F2pad
@@ -31,16 +30,6 @@ from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
 _USUAL = 0.95  # share of the cells
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One frame on its way: as given, as (H, W, C) in [0, 1], and its model images."""
-
-    frame: NDArray[Any]
-    unit: Float
-    images: Float
-    white: float | None
 
 
 @dataclass(frozen=True)
@@ -145,10 +134,7 @@ class FeatureSearch:
         previous: Sequence[Inspection | Found | Float | None] | None = None,
     ) -> list[Found]:
         """Search several frames, one after the other."""
-        if deadline_ms is not None and not deadline_ms > 0:
-            raise ConfigError(f"deadline_ms must be positive; got {deadline_ms}.")
-        if lam is not None and not (np.isfinite(lam) and lam > 0):
-            raise ConfigError(f"lam must be a positive number; got {lam}.")
+        check_search(lam, deadline_ms)
         until = None if deadline_ms is None else self._clock() + deadline_ms / 1000
         found = []
         for number, frame in enumerate(frames):
@@ -195,12 +181,8 @@ class FeatureSearch:
             },
         )
 
-    def _prepare(self, frame: Any) -> _Job:
-        preprocess = self.bundle.manifest.preprocess
-        white = white_for(frame, self.options.white, preprocess.white)
-        unit = to_unit(frame, white=white)
-        images = self._geometry.unit_to_model(unit)
-        return _Job(frame, to_channels(unit, preprocess.channels), images, white)
+    def _prepare(self, frame: Any) -> Job:
+        return prepare_job(frame, self._geometry, self.options.white)
 
     def _refiner(self) -> F2pad:
         if self._f2pad is None:
@@ -216,7 +198,7 @@ class FeatureSearch:
             self._filler = load_inpainter(self.bundle, self._backend)
         return self._filler
 
-    def _scored(self, job: _Job, plain: Float, refined: Refined, onset: float | None) -> Float:
+    def _scored(self, job: Job, plain: Float, refined: Refined, onset: float | None) -> Float:
         """The score of a refined frame: its mask where that is to be trusted."""
         manifest = self.bundle.manifest
         settings, record = manifest.f2pad, manifest.detector or self._detector.record
@@ -230,7 +212,7 @@ class FeatureSearch:
             polarity=manifest.rgi.polarity,
         )
 
-    def _outlined(self, job: _Job, plain: Float, onset: float | None, refine: str) -> Refined:
+    def _outlined(self, job: Job, plain: Float, onset: float | None, refine: str) -> Refined:
         """The detector's own map, or the outline by the first guess of the normal image."""
         if refine == "none":
             return unrefined(job.unit, np.array(plain, np.float32))

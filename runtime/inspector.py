@@ -219,7 +219,7 @@ class Inspector:
         search = self._open()
         if not isinstance(search, FeatureSearch):
             raise ConfigError(
-                "a generator's bundle has no detector, and its engines hang on its settings; use "
+                "this bundle has no detector, and its engines hang on its settings; use "
                 "`search`, or open the bundle again."
             )
         return search

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.errors import ConfigError, ShapeError
+from unblemish.errors import ShapeError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.engines import Engines, load_engines
@@ -19,6 +19,7 @@ from unblemish.runtime.found import Found
 from unblemish.runtime.frames import to_unit, white_for
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.inspection import Inspection
+from unblemish.runtime.jobs import check_search
 from unblemish.runtime.methods.inversion import Inversion, Targets
 from unblemish.runtime.methods.metric import latent_lengths
 from unblemish.runtime.methods.rgi import (
@@ -128,11 +129,8 @@ class Search:
     ) -> list[Found]:
         """Search several frames together; the deadline is for all of them."""
         began = self._clock()
-        if deadline_ms is not None and not deadline_ms > 0:
-            raise ConfigError(f"deadline_ms must be positive; got {deadline_ms}.")
+        check_search(lam, deadline_ms)
         weight = self._settings.lam if lam is None else float(lam)
-        if not (np.isfinite(weight) and weight > 0):
-            raise ConfigError(f"lam must be a positive number; got {lam}.")
         if not frames:
             return []
         before: Sequence[Inspection | Found | Float | None] = previous or [None] * len(frames)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unblemish.runtime.backends.protocol import Pair
+from unblemish.runtime.backends.protocol import Pair, TensorSpec
 from unblemish.runtime.methods.engine import Stopwatch
 from unblemish.runtime.solvers.protocol import Float
 from unblemish.runtime.workspace import Workspace
@@ -63,17 +63,17 @@ class AutoencoderEngine:
         """
         began = time.perf_counter()
         rows = len(next(iter(cotangents.values())))
-        feeds = {spec.name: cotangents.get(spec.name) for spec in self.pair.outputs}
-        shapes = {spec.name: (rows, *map(int, spec.shape[1:])) for spec in self.pair.outputs}
-        complete = {
-            name: self._nothing(name, shapes[name]) if given is None else given
-            for name, given in feeds.items()
+        every = {
+            spec.name: cotangents[spec.name]
+            if spec.name in cotangents
+            else self._nothing(spec, rows)
+            for spec in self.pair.outputs
         }
-        gradient = self.pair.backward(complete)[IMAGE]
+        gradient = self.pair.backward(every)[IMAGE]
         self.watch.add("backward", began)
         return np.asarray(gradient)
 
-    def _nothing(self, name: str, shape: tuple[int, ...]) -> Float:
-        zeros = self._space.array(name, shape)
+    def _nothing(self, spec: TensorSpec, rows: int) -> Float:
+        zeros = self._space.array(spec.name, (rows, *map(int, spec.shape[1:])))
         zeros.fill(0)
         return np.asarray(zeros, np.float32)

@@ -20,7 +20,7 @@ from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
 from unblemish.runtime.solvers.projected_step import ProjectedStep
 from unblemish.runtime.solvers.protocol import Double, Evaluation, Float, Index, Variables
 
-_FAST_STEPS = 20  # of the alternation, which settles within ten
+_FAST_STEPS = 20  # of the alternation, which mostly settles within fifteen
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from unblemish.bundle import Bundle
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
-from unblemish.runtime.energy_search import energy_method
+from unblemish.runtime.energy_search import energy_method, load_autoencoder
 from unblemish.runtime.profiling.timing import Times
 
 _LEAST_ROUNDS = 5
@@ -29,10 +29,10 @@ def profile_projection(
         pass forward and back, and the update); each the time of a search by its steps.
     Raises: BundleError, BackendError or MissingDependencyError where a graph or engine is missing.
     """
-    engines = open_backend(backend, threads)
+    engine = load_autoencoder(bundle, open_backend(backend, threads))
     chosen = kernels or default_kernels(threads)
     methods = {
-        name: energy_method(bundle, engines, chosen, schedule)
+        name: energy_method(bundle, engine, chosen, schedule)
         for name, schedule in (("turn", "fast"), ("step", "paper"))
     }
     p = bundle.manifest.preprocess

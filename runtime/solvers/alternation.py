@@ -16,7 +16,6 @@ class AlternationState:
     query: Variables
     start: Float
     free: Float | None
-    change: Double
     failed: Bool
     arrived: Bool
 
@@ -32,7 +31,7 @@ class Alternation:
     to stop: the first turn often falls below it, and the next ones still sharpen the outline.
 
     Args:
-        threshold: lam / (2 p), intensity; (N, C, h, w) or one for all.
+        threshold: lam / (2 p), intensity.
         least: an item has arrived where no pixel changes by more.
     """
 
@@ -48,7 +47,7 @@ class Alternation:
         nobody = np.zeros(len(x), np.bool_)
         return AlternationState(
             (np.array(x, np.float32),), np.array(x, np.float32), self.free,
-            np.full(len(x), np.inf), nobody, nobody.copy(),
+            nobody, nobody.copy(),
         )  # fmt: skip
 
     def step(self, state: AlternationState, value: Double, gradient: Variables) -> AlternationState:
@@ -62,7 +61,7 @@ class Alternation:
         change = np.abs(new - x).reshape(len(x), -1).max(axis=1).astype(np.float64)
         arrived = change <= self.least
         failed = state.failed | ~np.isfinite(value)
-        return replace(state, query=(new,), change=change, failed=failed, arrived=arrived)
+        return replace(state, query=(new,), failed=failed, arrived=arrived)
 
     def done(self, state: AlternationState) -> Bool:
         """See `Solver.done`."""
@@ -82,7 +81,6 @@ class Alternation:
             tuple(group[rows] for group in state.query),
             state.start[rows],
             None if state.free is None else state.free[rows],
-            state.change[rows],
             state.failed[rows],
             state.arrived[rows],
         )

@@ -10,6 +10,7 @@ import pytest
 
 from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
+from unblemish.calibration.report import scalar_name
 from unblemish.errors import BundleError, ConfigError, ShapeError
 from unblemish.images import write_image
 from unblemish.runtime.inspection import Status
@@ -175,3 +176,23 @@ def test_a_mask_of_another_size_or_bundle_is_refused(
         inspector.inpaint(frame, hole)
     with Inspector.open(tiny_bundle) as inspector, pytest.raises(ConfigError, match="autoencoder"):
         inspector.inpaint(frame, hole)
+
+
+@pytest.mark.parametrize("refine", ["none", "gradient"])
+def test_what_has_no_lambda_is_calibrated_without(
+    make_energy_bundle: MakeBundle, tmp_path: Any, refine: str
+) -> None:
+    rng, folder = np.random.default_rng(9), tmp_path / "normals"
+    folder.mkdir()
+    for index in range(12):
+        write_image(folder / f"{index}.png", part(rng, 32, 32))
+    bundle = make_energy_bundle(energy={"lam": 0.03})
+    with Inspector.open(bundle, refine=refine) as inspector:
+        result = calibrate(bundle, folder, images=8, false_reject=0.1, searcher=inspector)
+    assert len(result.tuning.trials) == 1
+    assert scalar_name(result) is None
+    reopened = Bundle.open(bundle.path).manifest
+    assert reopened.energy is not None
+    assert reopened.energy.lam == 0.03
+    assert result.calibration.detection_rate is not None
+    assert result.calibration.detection_rate > 0.8
