@@ -1,13 +1,14 @@
 """Energy projection on cut-paste sets: tables 1 and 2 of seed 002, and figure 5.
 
-    python benchmarks/energy_protocol.py SETS --out DIR [--models l2ae dsae ae-vae gamma-vae]
-        [--names brick gravel grass magnetic_tile] [--minutes 4] [--scores] [--steps]
+    python benchmarks/energy_protocol.py SET ... --out DIR [--models l2ae dsae ae-vae gamma-vae]
+        [--updates 1000] [--every 1] [--paper] [--scores] [--steps]
 
-SETS is the --out of `cut_paste.py`. For every set and model an autoencoder is trained on train/good
-(textures by random crops, tiles whole; bundles in --out are used again) and the pixel AUROC of its
-DSSIM map taken over all pixels of the defective images: of the plain reconstruction, of the fast
-search, and with --paper of the paper's schedule (eq. 8, its settings). --scores adds the maps of
-table 2, --steps the AUROC after 1, 2, 5, ... steps of the standard and the tuned step.
+A SET is one that `cut_paste.py --grey` wrote, or real images in MVTec AD's layout. For every set
+and model an autoencoder is trained on train/good (textures by random crops, parts whole; bundles in
+--out are used again), and pixel AUROC and AUPRO of its DSSIM map are taken over the defective
+images: of the plain reconstruction, of the fast search, and with --paper of the paper's schedule
+(eq. 8, its settings). --scores adds the maps of table 2, --steps the AUROC after 1, 2, 5, ... steps
+of the standard and the tuned step.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from typing import Any
 
 import numpy as np
 from cut_paste import TEXTURES, iterate
-from f2pad_protocol import best_dice
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.calibration.metrics.curves import ScoreCounts
+from unblemish.calibration.metrics.curves import ScoreCounts, best_dice
 from unblemish.calibration.training.options import TrainOptions
 from unblemish.calibration.training.run import train
 from unblemish.export.build import build_bundle
@@ -36,44 +36,46 @@ _NEVER: dict[str, Any] = {"training_losses": (), "tolerance": 0.0}
 
 @dataclass(frozen=True)
 class Figures:
-    """Of the defective images of a set: pixel AUROC, mean best Dice, median time and steps."""
+    """Of the defective images of a set: pixel AUROC, AUPRO, mean best Dice, median ms, steps."""
 
     auroc: float
+    aupro: float
     dice: float
     ms: float
     steps: float
 
     def __str__(self) -> str:
-        return f"{self.auroc:.3f} | {self.dice:.3f} | {self.ms:.0f} | {self.steps:.0f}"
+        shares = f"{self.auroc:.3f} | {self.aupro:.3f} | {self.dice:.3f}"
+        return f"{shares} | {self.ms:.0f} | {self.steps:.0f}"
 
 
 def main() -> None:
     """Train, search, and print the tables."""
     options = _arguments()
-    print("| set | model | how | pixel AUROC | best Dice | ms | steps |\n|" + " --- |" * 7)
+    print("| set | model | how | pixel AUROC | AUPRO | best Dice | ms | steps |\n|" + " --- |" * 8)
     gains = []
-    for name in options.names:
+    for folder in options.sets:
         for model in options.models:
-            bundle = bundle_for(name, model, options)
+            bundle = bundle_for(folder, model, options)
             rows = _rows(bundle, options)
-            found = {how: measure(*row, options.sets / name, options) for how, row in rows.items()}
+            found = {how: measure(*row, folder, options) for how, row in rows.items()}
             for how, figures in found.items():
-                print(f"| {name} | {model} | {how} | {figures} |", flush=True)
+                print(f"| {folder.name} | {model} | {how} | {figures} |", flush=True)
             gains.append(found["energy"].auroc / found["plain"].auroc - 1)
     print(f"mean relative gain in AUROC: {100 * np.mean(gains):+.1f} %")
 
 
-def bundle_for(name: str, model: str, options: argparse.Namespace) -> Bundle:
+def bundle_for(folder: Path, model: str, options: argparse.Namespace) -> Bundle:
     """The bundle of one set and model, trained now unless it is there."""
-    path = options.out / f"{model}_{name}.bundle"
+    path = options.out / f"{model}_{folder.name}.bundle"
     if not path.exists():
         options.out.mkdir(parents=True, exist_ok=True)
         wanted = TrainOptions(
-            model=model, minutes=options.minutes, channels=1, seed=0, augment=(),
-            geometry="tiles" if name in TEXTURES else "stretch",
+            model=model, steps=options.updates, channels=1, seed=0, augment=(),
+            geometry="tiles" if folder.name.removesuffix("_grey") in TEXTURES else "stretch",
         )  # fmt: skip
         checkpoint = path.with_suffix(".pt")
-        train(options.sets / name / "train" / "good", checkpoint, wanted, overwrite=True)
+        train(folder / "train" / "good", checkpoint, wanted, overwrite=True)
         build_bundle(checkpoint, path)
     return Bundle.open(path)
 
@@ -119,21 +121,22 @@ def measure(
             seconds.append(time.perf_counter() - began)
             score: NDArray[np.float32] = found.score
             pixels.add(score, truth)
-            dices.append(best_dice(score, truth))
+            best = best_dice(score, truth)
+            dices.append(best[0] if best else 0.0)
             steps.append(found.steps)
-    auroc = pixels.auroc()
+    auroc, aupro = pixels.auroc(), pixels.aupro()
     assert auroc is not None
+    assert aupro is not None
     median = 1000 * float(np.median(seconds))
-    return Figures(auroc, float(np.mean(dices)), median, float(np.mean(steps)))
+    return Figures(auroc, aupro, float(np.mean(dices)), median, float(np.mean(steps)))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", type=Path)
+    parser.add_argument("sets", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("runs/energy_protocol"))
     parser.add_argument("--models", nargs="+", default=["l2ae", "dsae", "ae-vae", "gamma-vae"])
-    parser.add_argument("--names", nargs="+", default=["brick", "gravel", "grass", "magnetic_tile"])
-    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--updates", type=int, default=1000, help="of the weights")
     parser.add_argument("--every", type=int, default=1, help="take one image in so many")
     parser.add_argument("--paper", action="store_true")
     parser.add_argument("--scores", action="store_true")
