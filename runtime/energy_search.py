@@ -21,8 +21,9 @@ from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.jobs import Job, check_search, prepare_job
-from unblemish.runtime.methods.autoencoder import AutoencoderEngine
+from unblemish.runtime.methods.autoencoder import AutoencoderEngine, OneWay
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
+from unblemish.runtime.methods.energy_scores import SCORE_KINDS
 from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
 from unblemish.runtime.restore import mean_trace, score_of, worst
 from unblemish.runtime.solvers.loop import Clock, share_of
@@ -57,7 +58,9 @@ class EnergySearch:
         self._clock = clock
         self._kernels = kernels or default_kernels(self.options.threads)
         backend = open_backend(self.options.backend, self.options.threads)
-        self._engine = load_autoencoder(bundle, backend)
+        maps = self.refine in SCORE_KINDS and self.refine != "error"
+        slopes = maps or self.options.schedule == "paper"
+        self._engine = load_autoencoder(bundle, backend, gradient=slopes)
 
     def __call__(
         self,
@@ -77,6 +80,10 @@ class EnergySearch:
         Raises: SourceError where the frame is not usable.
         """
         return self.many([frame], lam=lam, deadline_ms=deadline_ms)[0]
+
+    def adopt(self, bundle: Bundle) -> None:
+        """Go on with other settings of the same files, as calibration does while choosing."""
+        self.bundle = bundle
 
     def reserve(self, pixels: int, seconds: float) -> None:
         """See `Search.reserve`: what follows takes no time to speak of."""
@@ -230,8 +237,12 @@ class EnergySearch:
         return np.ascontiguousarray(self._geometry.to_native(maps, job.unit.shape)[:, :, 0])
 
 
-def load_autoencoder(bundle: Bundle, backend: Backend) -> AutoencoderEngine:
-    """Load the reconstruction and its gradient. Raises: BundleError, BackendError."""
+def load_autoencoder(
+    bundle: Bundle, backend: Backend, *, gradient: bool = True
+) -> AutoencoderEngine:
+    """Load the reconstruction, and its gradient if wanted. Raises: BundleError, BackendError."""
+    if not gradient:
+        return AutoencoderEngine(OneWay(backend.program(str(bundle.graph("reconstruct")))))
     return AutoencoderEngine(
         backend.pair(
             str(bundle.graph("reconstruct_forward")), str(bundle.graph("reconstruct_backward"))

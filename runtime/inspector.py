@@ -191,7 +191,10 @@ class Inspector:
         Raises: ConfigError for a generator's bundle, whose engines hang on its settings.
         """
         with self._lock:
-            self._detecting().adopt(bundle)
+            search = self._open()
+            if not isinstance(search, EnergySearch):
+                search = self._detecting()
+            search.adopt(bundle)
             self.bundle = bundle
 
     def close(self) -> None:
