@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle, update_bundle
-from unblemish.bundle.manifest import Calibration, EnergySettings
+from unblemish.bundle.manifest import Calibration
 from unblemish.calibration.detector import pixel_floor, prepare_detector
+from unblemish.calibration.energy import prepare_energy
 from unblemish.calibration.normals import KINDS, SyntheticSet, choose_normals
-from unblemish.calibration.race import FIRST
 from unblemish.calibration.result import CalibrationResult
 from unblemish.calibration.scores import ScoreStore
 from unblemish.calibration.seen import seen_by
@@ -37,8 +37,6 @@ Progress = Callable[[str, int | None], None]
 """Called after every search: (stage, number of searches in the stage, None where not known)."""
 
 WEIGHT_FILE = "score_weights.npy"
-_MARGIN = 2.0  # scores reach beyond those of the first few synthetic defects
-_L1_WEIGHTS = (0.0125, 0.025, 0.05, 0.1, 0.2)  # around that of seed 002, section 4.1
 SYNTHETIC = 48  # images: each shape with each fill six times
 
 
@@ -101,7 +99,9 @@ def calibrate(
     if opened.manifest.detector is not None:
         opened, scope = prepare_detector(opened, search, chosen, samples, progress, seen)
     elif opened.manifest.energy is not None:
-        scope = _energies(opened, opened.manifest.energy, search, samples)
+        opened, scope = prepare_energy(
+            opened, opened.manifest.energy, search, samples, lambda: progress("steps", None)
+        )
     else:
         scope = _intensities(opened)
     refine = getattr(search, "refine", None)
@@ -164,27 +164,6 @@ def _intensities(bundle: Bundle) -> Scope:
     p = bundle.manifest.preprocess
     span = p.high - p.low
     return Scope(span, lambda_grid(span, p.channels if bundle.manifest.rgi.mask == "shared" else 1))
-
-
-def _energies(
-    bundle: Bundle, settings: EnergySettings, search: Searcher, samples: SyntheticSet
-) -> Scope:
-    """Range of the scores of an autoencoder's bundle, and the weights of the l1 distance to try.
-
-    Without a search nothing hangs on the weight; maps of one pass have no range of their own.
-    """
-    p, gamma = bundle.manifest.preprocess, settings.gamma
-    span = 1.0 if settings.score == "dssim" else p.high - p.low
-    refine = getattr(search, "refine", "energy")
-    if refine == "energy":
-        scale = (
-            1.0 if gamma is None else 0.5 / gamma**2
-        )  # of the squared error, beside the distance
-        return Scope(span, tuple(scale * weight for weight in _L1_WEIGHTS))
-    if refine != "none":
-        scores = (search.search(samples[i].image).score for i in range(min(FIRST, len(samples))))
-        span = _MARGIN * max(float(score.max()) for score in scores)
-    return Scope(span, (settings.lam or 1.0,))
 
 
 def _tune(

@@ -38,6 +38,7 @@ class AutoencoderSource:
         losses: (share, L_r that this share of the training images does not exceed).
         oracle: the torch network behind `reconstruct`, a `Projector`.
         parameters: weights of encoder and decoder.
+        noise: root mean square error on normal images, share of the intensity range.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class AutoencoderSource:
     preprocess: dict[str, Any] = field(default_factory=dict)
     low: float = LOW
     high: float = HIGH
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def open_autoencoder(path: Path, options: ExportOptions) -> AutoencoderSource | 
         sum(p.numel() for p in model.network.parameters()),
         None if log_gamma is None else float(torch.exp(log_gamma)),
         tuple((float(share), float(loss)) for share, loss in model.losses),
-        projector, dict(model.preprocess),
+        projector, dict(model.preprocess), noise=model.noise,
     )  # fmt: skip
 
 
@@ -149,11 +151,14 @@ def plan_energy(source: AutoencoderSource) -> EnergyPlan:
 def energy_settings(source: AutoencoderSource) -> dict[str, Any]:
     """Fields of `EnergySettings` that the model decides.
 
+    Half the weight is the error that a pixel must have to move at all. The published weight has no
+    regard for what a model leaves of normal parts; ours adds that, so that it stays where it is.
     Divided by 2 gamma^2 the squared error is steeper by as much: the step is shorter by it, and the
     distance to the frame counts as much more, so that both do what they do beside an l2 loss.
     """
     known = {"loss": source.loss, "gamma": source.gamma, "training_losses": source.losses}
-    if source.gamma is None:
-        return known
-    flatter = 2 * source.gamma**2
-    return {**known, "alpha": ALPHA * flatter, "lam": LAM / flatter}
+    gamma = source.gamma
+    if gamma is None and "log_scale" in source.outputs:  # of every element: about as the error
+        gamma = source.noise or None
+    flatter = 1.0 if gamma is None else 2 * gamma**2
+    return {**known, "alpha": ALPHA * flatter, "lam": (LAM + 2 * source.noise) / flatter}

@@ -79,7 +79,8 @@ class Energy:
         self.engine.watch.add("kernels", began)
         if not self.slope:
             loss = self.loss.value(x, made)
-            return Evaluation(loss + self.lam * away, (made.image,))
+            threshold = self.lam * self.loss.half_variance(made)
+            return Evaluation(loss + self.lam * away, (made.image, threshold))
         found = self.loss.gradient(self.engine, x, made)
         total = found.value + self.lam * away
         arrays = found.pulled, found.direct, made.image
@@ -92,7 +93,7 @@ class EnergyMethod:
 
     Args:
         schedule: 'paper' (eq. 5 or 8 with the settings' step) or 'fast' (`Alternation`; of DSSIM
-            and of a variance per pixel with the squared error in their place).
+            with the squared error in its place).
         low, high: model intensities of black and white.
     """
 
@@ -149,8 +150,7 @@ class EnergyMethod:
                 stop, self.low, self.high, problem.loss.direct_factor, free,
             )  # fmt: skip
             return run(problem, step, start, limits, clock=clock)
-        precision = 1.0 if s.gamma is None else 0.5 / s.gamma**2
-        turns = Alternation(s.lam / (2 * precision), self.low, self.high, free=free)
+        turns = Alternation(self.low, self.high, free=free)
         return run(problem, turns, start, limits, clock=clock)
 
 

@@ -24,6 +24,7 @@ from unblemish.export.options import ExportOptions
 from unblemish.export.plan import files_of
 
 # float32 in engines against float32 in torch, networks of a few layers.
+RMSE = 0.02  # of held-back images
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}
 KINDS = [
     ("l2ae", "none", "l2ae", "l2", None),
@@ -78,7 +79,8 @@ def test_bundle_computes_reconstructions_and_gradients(
     gamma: float | None,
 ) -> None:  # fmt: skip
     trained = {"geometry": "tiles", "scale": 0.5}
-    network = _save(tmp_path / "part.pt", kind, variance, preprocess=trained)
+    known = {"held_back_rmse": RMSE}
+    network = _save(tmp_path / "part.pt", kind, variance, preprocess=trained, figures=known)
     bundle = build_bundle(tmp_path / "part.pt", tmp_path / "part.bundle")
     projector = Projector(network)
     image = rng.random((3, 1, 32, 32)).astype(np.float32)
@@ -101,9 +103,11 @@ def test_bundle_computes_reconstructions_and_gradients(
     assert (manifest.method, manifest.model.kind, energy.loss) == ("energy", model, loss)
     assert energy.gamma == (None if gamma is None else pytest.approx(gamma))
     assert energy.step == "tuned"
-    # What the squared error is divided by, so is the distance, and the step multiplied.
-    flatter = 1.0 if gamma is None else 2 * gamma**2
-    assert energy.lam == pytest.approx(0.05 / flatter)
+    # What the squared error is divided by, so is the distance, and the step multiplied; scales of
+    # every element are about as large as the error.
+    scale = RMSE if variance == "pixel" else gamma
+    flatter = 1.0 if scale is None else 2 * scale**2
+    assert energy.lam == pytest.approx((0.05 + 2 * RMSE) / flatter)
     assert energy.alpha == pytest.approx(0.5 * flatter)
     assert (images.low, images.high, images.geometry, images.scale) == (0.0, 1.0, "tiles", 0.5)
 
