@@ -8,10 +8,10 @@ The frame is IMAGE enlarged, or with --tiles repeated by mirroring and cut into 
 own scale (a texture's detector without places, PatchCore, is then still valid). Into it go a dark
 ellipse, --defect pixels from its centre to its ends, and a dark scratch, nine pixels wide, or with
 --normal nothing. Seams: by how much what the search changed differs between neighbouring columns
-where tiles begin and end, as a multiple of everywhere; beside it the central 90 % of as many columns
-drawn at random. `peak` is the largest resident size of the process, `before`
-that with the bundle opened and the frame in memory. Dice is that of F2PAD's mask, of other searches
-the best over all thresholds of the score.
+where tiles begin and end, as a multiple of everywhere; beside it the central 90 % of as many
+columns drawn at random. `peak` is the largest resident size of the process, `before` that with the
+bundle opened and the frame in memory. Dice is that of F2PAD's mask, of other searches the best over
+all thresholds of the score.
 """
 
 from __future__ import annotations
