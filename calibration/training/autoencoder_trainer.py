@@ -51,7 +51,7 @@ class AutoencoderTrainer(NetworkTrainer[Autoencoder]):
         self.settings = AutoencoderSettings(
             options.size, channels, options.latent or LATENT, options.width or WIDTH,
             variance,  # type: ignore[arg-type]
-            _canvas(options.size, channels) if options.linear else 0,
+            _canvas(options.size, channels) if options.linear else 0, options.network,
         )  # fmt: skip
         super().__init__(options, partial(Autoencoder, self.settings))
 
