@@ -16,6 +16,7 @@ from unblemish.errors import BundleError, ShapeError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.protocol import Backend
+from unblemish.runtime.engines import load_engines
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
@@ -23,6 +24,7 @@ from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.jobs import Job, check_search, prepare_job
 from unblemish.runtime.methods.autoencoder import AutoencoderEngine
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
+from unblemish.runtime.methods.latent import CodeEngines, LatentMethod
 from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
 from unblemish.runtime.restore import mean_trace, score_of, worst
 from unblemish.runtime.solvers.loop import Clock, share_of
@@ -58,6 +60,10 @@ class EnergySearch:
         self._kernels = kernels or default_kernels(self.options.threads)
         backend = open_backend(self.options.backend, self.options.threads)
         self._engine = load_autoencoder(bundle, backend)
+        self._code: CodeEngines | None = None
+        if self.refine == "latent":
+            self._code = load_code_engines(bundle, backend)
+            self._code.decoder.watch = self._engine.watch
 
     def __call__(
         self,
@@ -71,9 +77,10 @@ class EnergySearch:
 
         Args:
             frame: see `to_unit`.
-            lam: instead of the bundle's weight of the l1 distance.
+            lam: instead of the bundle's weight of the l1 distance; where the code is searched,
+                instead of that of -log p(z).
             deadline_ms: time for everything; the best so far is returned.
-            previous: not used: the search begins at the frame.
+            previous: not used: the search begins at the frame, or at its code.
         Raises: SourceError where the frame is not usable.
         """
         return self.many([frame], lam=lam, deadline_ms=deadline_ms)[0]
@@ -148,9 +155,17 @@ class EnergySearch:
         self, images: Sequence[Float], lam: float | None, deadline: float | None
     ) -> Projected:
         method = self._method(lam)
+        search: EnergyMethod | LatentMethod = method
+        if self._code is not None:
+            search = latent_method(
+                self.bundle, self._code, self._kernels, self.options.schedule, lam
+            )
 
         def project(rows: slice, until: float | None) -> Projected:
-            return self._batch(method, np.stack(images[rows]), until)
+            batch, steps = np.stack(images[rows]), self.options.max_steps
+            if self.refine in ("energy", "latent"):
+                return search.solve(batch, max_steps=steps, deadline=until, clock=self._clock)
+            return self._one_pass(method, batch)
 
         return self._batches(len(images), deadline, project)
 
@@ -167,10 +182,8 @@ class EnergySearch:
             for n, first in enumerate(edges)
         ])  # fmt: skip
 
-    def _batch(self, method: EnergyMethod, images: Float, deadline: float | None) -> Projected:
-        if self.refine == "energy":
-            steps = self.options.max_steps
-            return method.solve(images, max_steps=steps, deadline=deadline, clock=self._clock)
+    def _one_pass(self, method: EnergyMethod, images: Float) -> Projected:
+        """The reconstruction, with a map of its own where one is asked for."""
         count = len(images)
         maps = None if self.refine == "none" else method.scores(images, self.refine)
         return Projected(
@@ -197,6 +210,7 @@ class EnergySearch:
         change = geometry.to_native(images - job.images, job.unit.shape)
         restored = np.clip(native + change, p.low, p.high)
         maps = None if projected.maps is None else projected.maps[rows]
+        nothing = np.zeros((len(images), 0), np.float32)
         score = self._score(job, images, change, maps)
         broken = ~np.isfinite(score)
         score[broken] = p.high - p.low
@@ -204,7 +218,7 @@ class EnergySearch:
             restored=from_unit(geometry.to_unit_range(restored), job.frame.dtype, white=job.white),
             score=score,
             mask=np.clip(score / np.float32(p.high - p.low), 0, 1),
-            z=np.zeros((len(images), 0), np.float32),
+            z=nothing if projected.codes is None else projected.codes[rows].copy(),
             status=worst(projected.status[rows]),
             steps=int(projected.steps[rows].max()),
             objective=float(projected.value[rows].mean()),
@@ -237,6 +251,33 @@ def load_autoencoder(bundle: Bundle, backend: Backend) -> AutoencoderEngine:
             str(bundle.graph("reconstruct_forward")), str(bundle.graph("reconstruct_backward"))
         )
     )
+
+
+def load_code_engines(bundle: Bundle, backend: Backend) -> CodeEngines:
+    """Load decoder, its gradient and encoder. Raises: BundleError, BackendError."""
+    manifest = bundle.manifest
+    if not {"generator_forward", "generator_backward", "encoder"} <= manifest.graphs.keys():
+        raise BundleError(
+            f"bundle {manifest.name} holds no decoder apart from its encoder, which "
+            "refine='latent' searches with. Export the checkpoint again with: unblemish export "
+            "CKPT --latent --out NAME.bundle"
+        )
+    engines = load_engines(bundle, backend)
+    return CodeEngines(engines.generator, engines.encode)
+
+
+def latent_method(
+    bundle: Bundle,
+    engines: CodeEngines,
+    kernels: Kernels,
+    schedule: str,
+    lam: float | None = None,
+) -> LatentMethod:
+    """The search of the code; `lam` None for the bundle's. Raises: BundleError."""
+    settings = energy_settings(bundle)
+    if lam is not None:
+        settings = settings.model_copy(update={"latent_lam": lam})
+    return LatentMethod(engines, kernels, settings, schedule)
 
 
 def energy_method(
