@@ -39,7 +39,7 @@ Progress = Callable[[str, int | None], None]
 WEIGHT_FILE = "score_weights.npy"
 _MARGIN = 2.0  # scores reach beyond those of the first few synthetic defects
 _ANOGAN_WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)  # around that of Schlegl et al. 2017
-_CODE_WEIGHTS = (0.002, 0.01, 0.05, 0.25, 1.25)  # of -log p(z), seed 002, eq. 6
+_CODE_WEIGHTS = (0.01, 0.1, 1.0, 10.0)  # of -log p(z), seed 002, eq. 6
 _L1_WEIGHTS = (0.0125, 0.025, 0.05, 0.1, 0.2)  # around that of seed 002, section 4.1
 SYNTHETIC = 48  # images: each shape with each fill six times
 

@@ -25,6 +25,7 @@ from unblemish.runtime.jobs import Job, check_search, prepare_job
 from unblemish.runtime.methods.autoencoder import AutoencoderEngine
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.methods.latent import CodeEngines, LatentMethod
+from unblemish.runtime.methods.metric import typical_lengths
 from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
 from unblemish.runtime.restore import mean_trace, score_of, worst
 from unblemish.runtime.solvers.loop import Clock, share_of
@@ -60,10 +61,11 @@ class EnergySearch:
         self._kernels = kernels or default_kernels(self.options.threads)
         backend = open_backend(self.options.backend, self.options.threads)
         self._engine = load_autoencoder(bundle, backend)
-        self._code: CodeEngines | None = None
+        self._code: LatentMethod | None = None
         if self.refine == "latent":
-            self._code = load_code_engines(bundle, backend)
-            self._code.decoder.watch = self._engine.watch
+            engines = load_code_engines(bundle, backend)
+            self._code = latent_method(bundle, engines, self._kernels, self.options.schedule)
+            engines.decoder.watch = self._engine.watch
 
     def __call__(
         self,
@@ -157,9 +159,7 @@ class EnergySearch:
         method = self._method(lam)
         search: EnergyMethod | LatentMethod = method
         if self._code is not None:
-            search = latent_method(
-                self.bundle, self._code, self._kernels, self.options.schedule, lam
-            )
+            search = self._code.at(lam)
 
         def project(rows: slice, until: float | None) -> Projected:
             batch, steps = np.stack(images[rows]), self.options.max_steps
@@ -263,21 +263,15 @@ def load_code_engines(bundle: Bundle, backend: Backend) -> CodeEngines:
             "CKPT --latent --out NAME.bundle"
         )
     engines = load_engines(bundle, backend)
-    return CodeEngines(engines.generator, engines.encode)
+    return CodeEngines(engines.generator, engines.encode, manifest.model.latent_size)
 
 
 def latent_method(
-    bundle: Bundle,
-    engines: CodeEngines,
-    kernels: Kernels,
-    schedule: str,
-    lam: float | None = None,
+    bundle: Bundle, engines: CodeEngines, kernels: Kernels, schedule: str
 ) -> LatentMethod:
-    """The search of the code; `lam` None for the bundle's. Raises: BundleError."""
-    settings = energy_settings(bundle)
-    if lam is not None:
-        settings = settings.model_copy(update={"latent_lam": lam})
-    return LatentMethod(engines, kernels, settings, schedule)
+    """The search of the code. Raises: BundleError without settings."""
+    lengths = None if schedule == "paper" else typical_lengths(engines.decoder, engines.size)
+    return LatentMethod(engines, kernels, energy_settings(bundle), schedule, lengths)
 
 
 def energy_method(

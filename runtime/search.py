@@ -25,7 +25,7 @@ from unblemish.runtime.jobs import check_search
 from unblemish.runtime.methods.anogan import PAPER_STEPS as ANOGAN_STEPS
 from unblemish.runtime.methods.anogan import FeatureDistance
 from unblemish.runtime.methods.inversion import Inversion, Targets
-from unblemish.runtime.methods.metric import latent_lengths
+from unblemish.runtime.methods.metric import typical_lengths
 from unblemish.runtime.methods.rgi import (
     PAPER_STEPS,
     RgiMethod,
@@ -43,7 +43,6 @@ from unblemish.runtime.starting import PAPER_CANDIDATES, Starter, Starts
 
 _STARTS = 4
 _ENCODED_STARTS = 2  # an encoder's latents are near already
-_METRIC_SAMPLES = 16
 _UNMASKED = {"l2": "l2", "l1": "l1", "anogan": "l1"}  # searches without a mask, and their norm
 
 
@@ -293,9 +292,7 @@ class Search:
         )
 
     def _latent_lengths(self) -> Double:
-        size = self.bundle.manifest.model.latent_size
-        latents = np.random.default_rng(1).standard_normal((_METRIC_SAMPLES, size))
-        return latent_lengths(self._engines.generator, latents.astype(np.float32))
+        return typical_lengths(self._engines.generator, self.bundle.manifest.model.latent_size)
 
 
 def _own_refine(manifest: Manifest) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,18 +17,25 @@ from unblemish.runtime.methods.losses import image_loss
 from unblemish.runtime.solvers.adam import Adam
 from unblemish.runtime.solvers.lbfgs import Lbfgs
 from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
-from unblemish.runtime.solvers.protocol import Float
+from unblemish.runtime.solvers.protocol import Double, Float
 
 _RATE = 0.1
-_FAST_STEPS = 50
+_FAST_STEPS = 30  # which mostly settles within fifteen
 
 
 @dataclass(frozen=True)
 class CodeEngines:
-    """Dec with its gradient, and Enc: images (B, C, h, w) to codes (B, n), of a VAE the means."""
+    """The halves of an autoencoder apart.
+
+    Args:
+        decoder: codes (B, n) to images (B, C, h, w), and its gradient.
+        encode: images to codes, of a VAE the means.
+        size: n.
+    """
 
     decoder: GeneratorEngine
     encode: Callable[[Float], Float]
+    size: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,8 @@ class LatentMethod:
     the same one.
 
     Args:
-        schedule: 'paper' (Adam with rate 0.1) or 'fast' (L-BFGS).
+        schedule: 'paper' (Adam with rate 0.1) or 'fast' (L-BFGS in the metric of `lengths`).
+        lengths: (n,) typical length of each element of the code, for the fast schedule.
     Source: seed 002, eq. (6), which it states and does not run.
     """
 
@@ -47,6 +55,7 @@ class LatentMethod:
     kernels: Kernels
     settings: EnergySettings
     schedule: str = "fast"
+    lengths: Double | None = None
 
     def solve(
         self,
@@ -60,7 +69,7 @@ class LatentMethod:
         watch, began = self.engines.decoder.watch, time.perf_counter()
         start = self.engines.encode(images)
         watch.add("start", began)
-        problem = self.problem(images, start.shape[1])
+        problem = self.problem(images)
         outcome = self._run(problem, start, max_steps, deadline, clock)
         (codes,) = outcome.best
         elements = images[0].size
@@ -70,9 +79,15 @@ class LatentMethod:
             codes=codes,
         )  # fmt: skip
 
-    def problem(self, images: Float, size: int) -> Inversion:
-        """Eq. (6) divided by the elements of an image, for codes (B, size)."""
-        weight = self.settings.latent_lam * size / (2 * images[0].size)
+    def at(self, lam: float | None) -> LatentMethod:
+        """The same with another lambda; None for the bundle's."""
+        if lam is None:
+            return self
+        return replace(self, settings=self.settings.model_copy(update={"latent_lam": lam}))
+
+    def problem(self, images: Float) -> Inversion:
+        """Eq. (6) divided by the C h w elements of an image, which moves no minimum."""
+        weight = self.settings.latent_lam * self.engines.size / (2 * images[0].size)
         loss = image_loss(self.kernels, "l1", masked=False)
         targets = Targets(images, np.arange(len(images)))
         nowhere = np.zeros((1, len(images)), np.float32)  # no mask, so no lambda of RGI
@@ -91,4 +106,4 @@ class LatentMethod:
         limits = Limits(steps, self.settings.tolerance, deadline=deadline)
         if paper:
             return run(problem, Adam(self.kernels, (_RATE,)), (start,), limits, clock=clock)
-        return run(problem, Lbfgs(), (start,), limits, clock=clock)
+        return run(problem, Lbfgs(scale=self.lengths), (start,), limits, clock=clock)
