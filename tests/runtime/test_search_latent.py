@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
