@@ -37,6 +37,7 @@ Progress = Callable[[str, int | None], None]
 """Called after every search: (stage, number of searches in the stage, None where not known)."""
 
 WEIGHT_FILE = "score_weights.npy"
+_ANOGAN_WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)  # around that of Schlegl et al. 2017
 SYNTHETIC = 48  # images: each shape with each fill six times
 
 
@@ -103,7 +104,7 @@ def calibrate(
             opened, opened.manifest.energy, search, samples, lambda: progress("steps", None)
         )
     else:
-        scope = _intensities(opened)
+        scope = _intensities(opened, search)
     refine = getattr(search, "refine", None)
     tuning = _tune(samples, search, progress, min(chosen.frame), scope)
     lam = tuning.best.lam
@@ -159,10 +160,12 @@ def _with_white(bundle: Bundle, white: float) -> Bundle:
     return Bundle(bundle.path, bundle.manifest.model_copy(update={"preprocess": preprocess}))
 
 
-def _intensities(bundle: Bundle) -> Scope:
+def _intensities(bundle: Bundle, search: Searcher) -> Scope:
     """Range of the scores of a generator's bundle, and the lambdas to try."""
     p = bundle.manifest.preprocess
     span = p.high - p.low
+    if getattr(search, "refine", None) == "anogan":
+        return Scope(span, _ANOGAN_WEIGHTS)
     return Scope(span, lambda_grid(span, p.channels if bundle.manifest.rgi.mask == "shared" else 1))
 
 
@@ -262,10 +265,12 @@ def _settings(bundle: Bundle, lam: float, refine: str | None) -> dict[str, Any]:
     """The manifest's sections that hold what was chosen."""
     manifest = bundle.manifest
     if manifest.energy is not None:
-        chosen = {"lam": lam} if refine == "energy" else {}
+        named = {"energy": "lam", "latent": "latent_lam"}.get(refine or "")
+        chosen = {} if named is None else {named: lam}
         return {"rgi": manifest.rgi, "energy": manifest.energy.model_copy(update=chosen)}
     if manifest.detector is None:
-        return {"rgi": manifest.rgi.model_copy(update={"lam": lam})}
+        name = "anogan_weight" if refine == "anogan" else "lam"
+        return {"rgi": manifest.rgi.model_copy(update={name: lam})}
     f2pad = manifest.f2pad
     if refine in ("initial", "f2pad"):
         f2pad = f2pad.model_copy(update={"outline_onset": lam})

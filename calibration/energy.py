@@ -18,6 +18,7 @@ from unblemish.runtime.found import Found
 from unblemish.runtime.inspector import Inspector
 
 _MARGIN = 2.0  # scores reach beyond those of the first few synthetic defects
+_CODE_WEIGHTS = (0.01, 0.1, 1.0, 10.0)  # of -log p(z), seed 002, eq. 6
 _WEIGHTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the l1 distance, times the bundle's
 # Of the paper's schedule, one after the other, each with the best of those before: step sizes as
 # multiples of the bundle's, and where among the training losses the search stops.
@@ -47,6 +48,8 @@ def prepare_energy(
         if isinstance(search, Inspector) and search.schedule == "paper":
             bundle = choose_steps(bundle, search, samples, progress)
         return bundle, Scope(span, tuple((settings.lam or 1.0) * weight for weight in _WEIGHTS))
+    if refine == "latent":
+        return bundle, Scope(span, _CODE_WEIGHTS)
     if refine != "none":
         scores = (search.search(samples[i].image).score for i in range(min(FIRST, len(samples))))
         span = _MARGIN * max(float(score.max()) for score in scores)

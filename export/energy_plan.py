@@ -116,6 +116,8 @@ def open_autoencoder(path: Path, options: ExportOptions) -> AutoencoderSource | 
 def _refuse_generator_options(options: ExportOptions) -> None:
     given = {
         "--discriminator": options.discriminator, "--features": options.features,
+        "--discriminator-layer": options.discriminator_layer,
+        "--discriminator-onnx": options.discriminator_onnx,
         "--finetune": options.finetune, "--latent-input": options.latent_input,
         "--image-output": options.image_output, "--range": options.value_range,
     }  # fmt: skip

@@ -19,6 +19,10 @@ class ExportOptions:
         name: of the bundle; None for the file name of its folder.
         encoder: include the encoder, which gives the start value of a search, where there is one.
         discriminator: include the discriminator as a penalty; an error where there is none.
+        discriminator_layer: include this layer of the discriminator, for AnoGAN: of a PGGAN its
+            side in pixels ('4' is the last), of an ONNX discriminator the name of a tensor.
+        discriminator_onnx: ONNX discriminator of images as the generator makes them; without a
+            layer its outputs count.
         features: ONNX feature extractor for a perceptual loss of weight `feature_weight`, or None.
         finetune: include graphs with free weights, for R-RGI without torch.
         latent: autoencoders: include decoder and encoder apart, for a search of the code.
@@ -37,6 +41,8 @@ class ExportOptions:
     name: str | None = None
     encoder: bool = True
     discriminator: bool = False
+    discriminator_layer: str | None = None
+    discriminator_onnx: Path | None = None
     features: Path | None = None
     feature_weight: float = 1.0
     finetune: bool = False

@@ -16,6 +16,7 @@ from unblemish.errors import BundleError, ShapeError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.protocol import Backend
+from unblemish.runtime.engines import load_engines
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
@@ -24,6 +25,8 @@ from unblemish.runtime.jobs import Job, check_search, prepare_job
 from unblemish.runtime.methods.autoencoder import AutoencoderEngine, OneWay
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.methods.energy_scores import SCORE_KINDS
+from unblemish.runtime.methods.latent import CodeEngines, LatentMethod
+from unblemish.runtime.methods.metric import typical_lengths
 from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
 from unblemish.runtime.restore import mean_trace, score_of, worst
 from unblemish.runtime.solvers.loop import Clock, share_of
@@ -61,6 +64,11 @@ class EnergySearch:
         maps = self.refine in SCORE_KINDS and self.refine != "error"
         slopes = maps or self.options.schedule == "paper"
         self._engine = load_autoencoder(bundle, backend, gradient=slopes)
+        self._code: LatentMethod | None = None
+        if self.refine == "latent":
+            engines = load_code_engines(bundle, backend)
+            self._code = latent_method(bundle, engines, self._kernels, self.options.schedule)
+            engines.decoder.watch = self._engine.watch
 
     def __call__(
         self,
@@ -74,9 +82,10 @@ class EnergySearch:
 
         Args:
             frame: see `to_unit`.
-            lam: instead of the bundle's weight of the l1 distance.
+            lam: instead of the bundle's weight of the l1 distance; where the code is searched,
+                instead of that of -log p(z).
             deadline_ms: time for everything; the best so far is returned.
-            previous: not used: the search begins at the frame.
+            previous: not used: the search begins at the frame, or at its code.
         Raises: SourceError where the frame is not usable.
         """
         return self.many([frame], lam=lam, deadline_ms=deadline_ms)[0]
@@ -155,9 +164,15 @@ class EnergySearch:
         self, images: Sequence[Float], lam: float | None, deadline: float | None
     ) -> Projected:
         method = self._method(lam)
+        search: EnergyMethod | LatentMethod = method
+        if self._code is not None:
+            search = self._code.at(lam)
 
         def project(rows: slice, until: float | None) -> Projected:
-            return self._batch(method, np.stack(images[rows]), until)
+            batch, steps = np.stack(images[rows]), self.options.max_steps
+            if self.refine in ("energy", "latent"):
+                return search.solve(batch, max_steps=steps, deadline=until, clock=self._clock)
+            return self._one_pass(method, batch)
 
         return self._batches(len(images), deadline, project)
 
@@ -174,10 +189,8 @@ class EnergySearch:
             for n, first in enumerate(edges)
         ])  # fmt: skip
 
-    def _batch(self, method: EnergyMethod, images: Float, deadline: float | None) -> Projected:
-        if self.refine == "energy":
-            steps = self.options.max_steps
-            return method.solve(images, max_steps=steps, deadline=deadline, clock=self._clock)
+    def _one_pass(self, method: EnergyMethod, images: Float) -> Projected:
+        """The reconstruction, with a map of its own where one is asked for."""
         count = len(images)
         maps = None if self.refine == "none" else method.scores(images, self.refine)
         return Projected(
@@ -204,6 +217,7 @@ class EnergySearch:
         change = geometry.to_native(images - job.images, job.unit.shape)
         restored = np.clip(native + change, p.low, p.high)
         maps = None if projected.maps is None else projected.maps[rows]
+        nothing = np.zeros((len(images), 0), np.float32)
         score = self._score(job, images, change, maps)
         broken = ~np.isfinite(score)
         score[broken] = p.high - p.low
@@ -211,7 +225,7 @@ class EnergySearch:
             restored=from_unit(geometry.to_unit_range(restored), job.frame.dtype, white=job.white),
             score=score,
             mask=np.clip(score / np.float32(p.high - p.low), 0, 1),
-            z=np.zeros((len(images), 0), np.float32),
+            z=nothing if projected.codes is None else projected.codes[rows].copy(),
             status=worst(projected.status[rows]),
             steps=int(projected.steps[rows].max()),
             objective=float(projected.value[rows].mean()),
@@ -248,6 +262,27 @@ def load_autoencoder(
             str(bundle.graph("reconstruct_forward")), str(bundle.graph("reconstruct_backward"))
         )
     )
+
+
+def load_code_engines(bundle: Bundle, backend: Backend) -> CodeEngines:
+    """Load decoder, its gradient and encoder. Raises: BundleError, BackendError."""
+    manifest = bundle.manifest
+    if not {"generator_forward", "generator_backward", "encoder"} <= manifest.graphs.keys():
+        raise BundleError(
+            f"bundle {manifest.name} holds no decoder apart from its encoder, which "
+            "refine='latent' searches with. Export the checkpoint again with: unblemish export "
+            "CKPT --latent --out NAME.bundle"
+        )
+    engines = load_engines(bundle, backend)
+    return CodeEngines(engines.generator, engines.encode, manifest.model.latent_size)
+
+
+def latent_method(
+    bundle: Bundle, engines: CodeEngines, kernels: Kernels, schedule: str
+) -> LatentMethod:
+    """The search of the code. Raises: BundleError without settings."""
+    lengths = None if schedule == "paper" else typical_lengths(engines.decoder, engines.size)
+    return LatentMethod(engines, kernels, energy_settings(bundle), schedule, lengths)
 
 
 def energy_method(

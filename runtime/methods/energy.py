@@ -31,6 +31,7 @@ class Projected:
         images: (B, C, h, w), x_T. value: (B,) energy. steps: (B,) passes.
         trace: energy by step, one array per image.
         maps: (B, 1, h, w) anomaly maps, where they are not simply what changed.
+        codes: (B, n), where the code was searched.
     """
 
     images: Float
@@ -39,11 +40,13 @@ class Projected:
     steps: Index
     trace: tuple[Double, ...]
     maps: Float | None = None
+    codes: Float | None = None
 
     @staticmethod
     def joined(parts: Sequence[Projected]) -> Projected:
         """Put batches behind each other."""
         maps = [p.maps for p in parts if p.maps is not None]
+        codes = [p.codes for p in parts if p.codes is not None]
         return Projected(
             np.concatenate([p.images for p in parts]),
             np.concatenate([p.value for p in parts]),
@@ -51,6 +54,7 @@ class Projected:
             np.concatenate([p.steps for p in parts]),
             tuple(t for p in parts for t in p.trace),
             np.concatenate(maps) if maps else None,
+            np.concatenate(codes) if codes else None,
         )
 
 
