@@ -110,7 +110,7 @@ class EnergySearch:
         return [replace(one, timings=timings) for one in found]
 
     def inpaint(
-        self, frame: Any, mask: NDArray[np.bool_], *, deadline_ms: float | None = None
+        self, frame: Any, mask: NDArray[Any], *, deadline_ms: float | None = None
     ) -> NDArray[Any]:
         """The frame with the pixels of the mask (H, W) replaced; the others stay, bit by bit.
 
@@ -119,6 +119,7 @@ class EnergySearch:
         Returns: as the frame.
         Raises: SourceError where the frame is not usable; ShapeError where the mask does not fit.
         """
+        check_search(None, deadline_ms)
         deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
         smooth = self.options.schedule == "fast"
         holed = open_hole(frame, mask, self._geometry, self.options.white, smooth=smooth)
