@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import EnergySettings
-from unblemish.errors import BundleError, ShapeError
+from unblemish.errors import BundleError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.protocol import Backend
@@ -20,6 +20,7 @@ from unblemish.runtime.engines import load_engines
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
+from unblemish.runtime.holes import open_hole
 from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.jobs import Job, check_search, prepare_job
 from unblemish.runtime.methods.autoencoder import AutoencoderEngine, OneWay
@@ -33,7 +34,6 @@ from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
 _BATCH = 8  # images of a pass
-_INPAINTING_STEPS = 100
 
 
 class EnergySearch:
@@ -126,36 +126,29 @@ class EnergySearch:
         return [replace(one, timings=timings) for one in found]
 
     def inpaint(
-        self, frame: Any, mask: NDArray[np.bool_], *, deadline_ms: float | None = None
+        self, frame: Any, mask: NDArray[Any], *, deadline_ms: float | None = None
     ) -> NDArray[Any]:
-        """The frame with the pixels of the mask (H, W) replaced, eq. (7); the others stay.
+        """The frame with the pixels of the mask (H, W) replaced; the others stay, bit by bit.
 
-        There the energy is L_r alone: what the pixels held counts for nothing, except as a start.
-        Returns: (H, W) or (H, W, C), dtype and range of the frame.
+        What they held does not count; with the paper's schedule (eq. 7) it is where the descent
+        begins.
+        Returns: as the frame.
         Raises: SourceError where the frame is not usable; ShapeError where the mask does not fit.
         """
-        job = self._prepare(frame)
-        hole = np.asarray(mask, np.bool_)
-        if hole.shape != job.unit.shape[:2]:
-            raise ShapeError(
-                f"the mask must have the frame's size {job.unit.shape[:2]}; it has {hole.shape}."
-            )
+        check_search(None, deadline_ms)
         deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
-        free = self._geometry.unit_to_model(hole[:, :, None].astype(np.float32))[:, :1]
-        free = (self._geometry.to_unit_range(free) > 0).astype(np.float32)
+        smooth = self.options.schedule == "fast"
+        holed = open_hole(frame, mask, self._geometry, self.options.white, smooth=smooth)
         method = self._method(0.0)
 
         def fill(rows: slice, until: float | None) -> Projected:
-            images, where = job.images[rows], np.ascontiguousarray(free[rows])
             return method.solve(
-                images, free=where, max_steps=_INPAINTING_STEPS, deadline=until, clock=self._clock
-            )
+                holed.images[rows], free=holed.free[rows], max_steps=self.options.max_steps,
+                deadline=until, clock=self._clock,
+            )  # fmt: skip
 
-        filled = self._batches(len(job.images), deadline, fill)
-        made = self._geometry.to_native(filled.images, job.unit.shape)
-        native = np.where(hole[:, :, None], made, self._geometry.to_intensity(job.unit))
-        unit = np.clip(self._geometry.to_unit_range(native), 0, 1)
-        return from_unit(unit, job.frame.dtype, white=job.white)
+        found = self._batches(len(holed.images), deadline, fill)
+        return holed.filled(found.images, self._geometry)
 
     def _prepare(self, frame: Any) -> Job:
         return prepare_job(frame, self._geometry, self.options.white)

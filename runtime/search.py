@@ -20,6 +20,7 @@ from unblemish.runtime.engines import Engines, load_discriminator_features, load
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import to_unit, white_for
 from unblemish.runtime.geometry import Geometry
+from unblemish.runtime.holes import open_hole
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.jobs import check_search
 from unblemish.runtime.methods.anogan import PAPER_STEPS as ANOGAN_STEPS
@@ -170,6 +171,35 @@ class Search:
             "total": 1000 * (done - began),
         }
         return [replace(one, timings=timings) for one in found]
+
+    def inpaint(
+        self, frame: Any, mask: NDArray[Any], *, deadline_ms: float | None = None
+    ) -> NDArray[Any]:
+        """The frame with the pixels of the mask (H, W) replaced; the others stay, bit by bit.
+
+        The latent is searched by what lies outside of the mask; discriminator and perceptual terms,
+        which see whole images, do not take part.
+        Returns: as the frame.
+        Raises: SourceError where the frame is not usable; ShapeError where the mask does not fit.
+        """
+        check_search(None, deadline_ms)
+        deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
+        holed = open_hole(frame, mask, self._geometry, self.options.white)
+        starts = self._starter.choose(holed.images, None, self._settings.lam)
+        per_batch = max(self._engines.batch // starts.z.shape[1], 1)
+        edges = range(0, len(holed.images), per_batch)
+        made = []
+        for number, first in enumerate(edges):
+            rows = slice(first, first + per_batch)
+            until = share_of(deadline, len(edges) - number, self._clock)
+            images = holed.images[rows]
+            weights = np.full(len(images), self._settings.lam, np.float32)
+            limits = self._limits(starts, self._settings.lam, until)
+            found = self._method.solve(
+                images, starts.z[rows], weights, limits, free=holed.free[rows], clock=self._clock
+            )
+            made.append(self._engines.generate(found.z))
+        return holed.filled(np.concatenate(made), self._geometry)
 
     def _prepare(self, frame: Any, previous: Inspection | Found | Float | None) -> _Job:
         white = white_for(frame, self.options.white, self.bundle.manifest.preprocess.white)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from unblemish.bundle.manifest import GraphRole
 from unblemish.export.parity.engine import Array, Engine, Graphs, pair, relative_error
 from unblemish.export.parity.gate import KINKS, Gate
 from unblemish.export.parity.oracles import graph_vjp, has_torch, torch_image, torch_vjp
@@ -22,13 +23,19 @@ def check_differences(
     cotangent: Array,
     gradient: Array,
     rng: np.random.Generator,
+    role: GraphRole = "generator",
+    names: tuple[str, ...] = (LATENT, IMAGE),
 ) -> None:
-    """Central differences of <cotangent, image> along random unit directions."""
-    engine = Engine(graphs["generator"])
+    """Central differences of <cotangent, output> along random unit directions of the input z.
+
+    Args:
+        names: of input and output of the graph.
+    """
+    engine = Engine(graphs[role])
 
     def value(shift: Array) -> float:
-        image = engine({LATENT: (z + shift).astype(np.float32)})[IMAGE]
-        return float((image.astype(np.float64) * cotangent).sum())
+        found = engine({names[0]: (z + shift).astype(np.float32)})[names[1]]
+        return float((found.astype(np.float64) * cotangent).sum())
 
     found, expected = [], []
     for _ in range(8):

@@ -12,13 +12,15 @@ import numpy as np
 from unblemish.bundle.manifest import EnergySettings
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.inspection import Status
+from unblemish.runtime.membrane import roughness
 from unblemish.runtime.methods.autoencoder import AutoencoderEngine
 from unblemish.runtime.methods.energy_scores import ScoreKind, score_maps
 from unblemish.runtime.methods.reconstruction_loss import ReconstructionLoss
 from unblemish.runtime.solvers.alternation import Alternation
+from unblemish.runtime.solvers.blending import Blending
 from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
 from unblemish.runtime.solvers.projected_step import ProjectedStep
-from unblemish.runtime.solvers.protocol import Double, Evaluation, Float, Index, Variables
+from unblemish.runtime.solvers.protocol import Bool, Double, Evaluation, Float, Index, Variables
 
 _FAST_STEPS = 20  # of the alternation, which mostly settles within fifteen
 
@@ -91,6 +93,28 @@ class Energy:
         return Evaluation(total, (*arrays, _single(found.value)))
 
 
+@dataclass
+class Seam:
+    """Squared differences of x - f(x) between neighbours in the hole, over images (N, C, h, w).
+
+    Args:
+        free: (N, 1, h, w), the hole.
+    """
+
+    engine: AutoencoderEngine
+    free: Bool
+    stages: int = field(default=1, init=False)
+
+    def evaluate(self, query: Variables, items: Index, stage: Index) -> Evaluation:
+        """See `Problem.evaluate`; the gradient is the reconstruction, as `Blending` asks for."""
+        (x,) = query
+        made = self.engine.forward(x)
+        began = time.perf_counter()
+        value = roughness(x - made.image, self.free[items])
+        self.engine.watch.add("kernels", began)
+        return Evaluation(value, (made.image,))
+
+
 @dataclass(frozen=True)
 class EnergyMethod:
     """What is minimised, and how.
@@ -121,7 +145,7 @@ class EnergyMethod:
         self,
         images: Float,
         *,
-        free: Float | None = None,
+        free: Bool | None = None,
         max_steps: int | None = None,
         deadline: float | None = None,
         clock: Clock = time.perf_counter,
@@ -130,7 +154,8 @@ class EnergyMethod:
 
         Args:
             images: (B, C, h, w) in model intensities.
-            free: (B, 1, h, w), 1 where pixels may move (eq. 7); None for blind.
+            free: (B, 1, h, w), where pixels may move; None for blind. The paper's schedule then
+                descends on L_r by eq. (7), the fast one minimises `Seam`.
         """
         settings = self.settings
         fast = self.schedule == "fast"
@@ -138,23 +163,29 @@ class EnergyMethod:
         problem = Energy(self.engine, loss, settings.lam, images, slope=not fast)
         steps = max_steps or (_FAST_STEPS if fast else settings.max_steps)
         limits = Limits(steps, settings.tolerance, deadline=deadline)
-        outcome = self._run(problem, limits, free, clock)
+        if fast and free is not None:
+            blending = Blending(free, self.low, self.high)
+            outcome = run(Seam(self.engine, free), blending, (images,), limits, clock=clock)
+        else:
+            outcome = self._run(problem, limits, free, clock)
         return Projected(
             outcome.best[0], outcome.value, outcome.status, outcome.steps, outcome.trace
         )
 
-    def _run(self, problem: Energy, limits: Limits, free: Float | None, clock: Clock) -> Outcome:
+    def _run(self, problem: Energy, limits: Limits, free: Bool | None, clock: Clock) -> Outcome:
         s, start = self.settings, (problem.images,)
         stop = s.stop_loss
         if stop is not None:
             stop -= problem.loss.constant(problem.images[0].size)
         if problem.slope:
+            tuned = s.step == "tuned" and free is None
             step = ProjectedStep(
-                self.kernels, s.lam, s.alpha, s.step == "tuned", s.optimiser == "adam",
-                stop, self.low, self.high, problem.loss.direct_factor, free,
+                self.kernels, s.lam, s.alpha, tuned, s.optimiser == "adam",
+                stop, self.low, self.high, problem.loss.direct_factor,
+                None if free is None else free.astype(np.float32),
             )  # fmt: skip
             return run(problem, step, start, limits, clock=clock)
-        turns = Alternation(self.low, self.high, free=free)
+        turns = Alternation(self.low, self.high)
         return run(problem, turns, start, limits, clock=clock)
 
 

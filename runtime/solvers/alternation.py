@@ -11,11 +11,10 @@ from unblemish.runtime.solvers.protocol import Bool, Double, Float, Index, Varia
 
 @dataclass
 class AlternationState:
-    """Images under search, where they began, which may move; the flags are (B,)."""
+    """Images under search, where they began; the flags are (B,)."""
 
     query: Variables
     start: Float
-    free: Float | None
     failed: Bool
     arrived: Bool
 
@@ -38,15 +37,13 @@ class Alternation:
     lower: float
     upper: float
     least: float = 1e-3
-    free: Float | None = None
 
     def init(self, start: Variables) -> AlternationState:
         """See `Solver.init`."""
         (x,) = start
         nobody = np.zeros(len(x), np.bool_)
         return AlternationState(
-            (np.array(x, np.float32),), np.array(x, np.float32), self.free,
-            nobody, nobody.copy(),
+            (np.array(x, np.float32),), np.array(x, np.float32), nobody, nobody.copy()
         )  # fmt: skip
 
     def step(self, state: AlternationState, value: Double, gradient: Variables) -> AlternationState:
@@ -54,8 +51,6 @@ class Alternation:
         (x,), (made, threshold) = state.query, gradient
         apart = made - state.start
         moved = np.sign(apart) * np.maximum(np.abs(apart) - threshold, 0)
-        if state.free is not None:
-            moved *= state.free
         new = np.clip(state.start + moved, self.lower, self.upper)
         change = np.abs(new - x).reshape(len(x), -1).max(axis=1).astype(np.float64)
         arrived = change <= self.least
@@ -79,7 +74,6 @@ class Alternation:
         return AlternationState(
             tuple(group[rows] for group in state.query),
             state.start[rows],
-            None if state.free is None else state.free[rows],
             state.failed[rows],
             state.arrived[rows],
         )

@@ -19,6 +19,12 @@ def export(
     source: Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors) or .onnx file.")],
     out: Annotated[Path, typer.Option(help="Bundle to write, a folder such as part.bundle.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle [that of --out].")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="rgi, or energy: generator and encoder together as an autoencoder [as trained]."
+        ),
+    ] = None,
     encoder: Annotated[
         bool, typer.Option(help="Include the encoder, which gives the start of a search.")
     ] = True,
@@ -85,7 +91,7 @@ def export(
     from unblemish.export.options import ExportOptions, parse_range
 
     options = ExportOptions(
-        name=name, encoder=encoder, discriminator=discriminator, finetune=finetune,
+        name=name, method=method, encoder=encoder, discriminator=discriminator, finetune=finetune,
         latent=latent,
         discriminator_layer=discriminator_layer, discriminator_onnx=discriminator_onnx,
         features=features, feature_weight=feature_weight,
