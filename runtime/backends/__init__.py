@@ -10,15 +10,17 @@ __all__ = ["BACKENDS", "Backend", "Pair", "Program", "TensorSpec", "open_backend
 BACKENDS = ("onnxruntime", "openvino", "torch")
 
 
-def open_backend(name: str = "auto", threads: int | None = None) -> Backend:
+def open_backend(name: str | Backend = "auto", threads: int | None = None) -> Backend:
     """Open an engine family by name.
 
     Args:
-        name: 'auto' (ONNX Runtime), or one of `BACKENDS`.
+        name: 'auto' (ONNX Runtime), or one of `BACKENDS`; a backend already opened is returned.
         threads: threads of each engine; None takes every core this process may use.
     Raises: ConfigError for an unknown name or thread count; MissingDependencyError where the
         engine is not installed.
     """
+    if not isinstance(name, str):
+        return name
     if threads is not None and threads < 1:
         raise ConfigError(
             f"threads must be at least 1; got {threads}. Leave it out to use all cores."
