@@ -64,7 +64,7 @@ def convert_precision(
         precision: 'fp16', 'bf16' or 'int8'.
         normals: folder of at least 10 normal images: int8 ranges, and the parity gate.
         out: folder of the new bundle, which may be that of the old one.
-        images: number of synthetic defects that the gate inspects, beside up to 16 normal images.
+        images: number of synthetic defects that the gate inspects, beside 16 normal ones.
         tolerance: None for `TOLERANCES`.
         say: told what goes on.
     Raises: ConfigError where the bundle is not float32; ModelError where a figure of the gate is
@@ -72,8 +72,8 @@ def convert_precision(
     """
     if precision not in TOLERANCES or bundle.manifest.precision != "fp32":
         raise ConfigError(
-            f"bundle {bundle.path} is {bundle.manifest.precision} and cannot be made '{precision}': "
-            f"a float32 bundle can be made {', '.join(TOLERANCES)}. Export the model again."
+            f"bundle {bundle.path} is {bundle.manifest.precision} and cannot be made "
+            f"'{precision}': a float32 bundle can be made {', '.join(TOLERANCES)}. Export the model again."
         )
     samples, plain = _samples(bundle, normals, images, seed)
     graphs = {role: read_onnx(bundle.graph(role)) for role in _in_order(bundle.manifest.graphs)}
@@ -147,7 +147,10 @@ def feeds_of(
     """Feeds of a graph, else of another graph of the same model: plain and forward read alike."""
     names = {value.name for value in model.graph.input}
     stem = role.removesuffix("_forward")
-    own = [*tapes.get(role, []), *tapes.get(stem, []), *tapes.get(f"{stem}_forward", [])]  # type: ignore[call-overload]
+    alike = {
+        other: feeds for other, feeds in tapes.items() if other.removesuffix("_forward") == stem
+    }
+    own = tapes.get(role) or [feed for feeds in alike.values() for feed in feeds]
     return [{name: feed[name] for name in names} for feed in own if names <= set(feed)]
 
 
@@ -159,7 +162,7 @@ def _written(
     figures: Mapping[str, float],
 ) -> Bundle:
     records = bundle.manifest.graphs
-    files = shared_files({records[role].file: model for role, model in graphs.items()})
+    files = shared_files({_file(role): model for role, model in graphs.items()})
     old = {record.file for record in records.values()}
     kept = {
         name: bundle.file(name)
@@ -169,14 +172,19 @@ def _written(
     manifest = {
         **bundle.manifest.model_dump(exclude={"files"}),
         "precision": precision,
-        "graphs": {role: _typed(records[role], graphs[role]) for role in records},
+        "graphs": {role: _typed(records[role], role, graphs[role]) for role in records},
         "parity": {**bundle.manifest.parity, **figures},
     }
     return write_bundle(out, {**kept, **files}, manifest)
 
 
-def _typed(record: Graph, model: ModelProto) -> Graph:
-    """The record with the element types of the graph's inputs and outputs."""
+def _file(role: GraphRole) -> str:
+    """One file a role: graphs that were one need not be so in another precision."""
+    return f"graphs/{role}.onnx"
+
+
+def _typed(record: Graph, role: GraphRole, model: ModelProto) -> Graph:
+    """The record of the rewritten graph, with the element types of its inputs and outputs."""
     types = {
         value.name: np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name
         for value in (*model.graph.input, *model.graph.output)
@@ -186,5 +194,9 @@ def _typed(record: Graph, model: ModelProto) -> Graph:
         return tuple(t.model_copy(update={"dtype": types.get(t.name, t.dtype)}) for t in tensors)
 
     return record.model_copy(
-        update={"inputs": typed(record.inputs), "outputs": typed(record.outputs)}
+        update={
+            "file": _file(role),
+            "inputs": typed(record.inputs),
+            "outputs": typed(record.outputs),
+        }
     )

@@ -59,7 +59,7 @@ class Drift:
     Args:
         dice: mean Dice of the masks with the synthetic defects; `dice_drop`: float32's minus it.
         mask_dice: mean Dice of the masks with float32's, on the defects.
-        image_max, image_rmse: of the restored images, white counts as 1; `psnr`: 20 log10(1 / rmse).
+        image_max, image_rmse: of the restored images, white is 1; `psnr`: 20 log10(1 / rmse).
         verdicts: share of the frames with another verdict.
     """
 
@@ -78,9 +78,9 @@ class Drift:
     def text(self) -> str:
         """One line for a person."""
         return (
-            f"Dice {self.dice:.4f} ({-self.dice_drop:+.4f}), masks {self.mask_dice:.4f} alike, image "
-            f"max {self.image_max:.4f}, RMSE {self.image_rmse:.5f}, PSNR {self.psnr:.1f} dB, other "
-            f"verdicts {self.verdicts:.1%}"
+            f"Dice {self.dice:.4f} ({-self.dice_drop:+.4f}), masks {self.mask_dice:.4f} alike, "
+            f"image max {self.image_max:.4f}, RMSE {self.image_rmse:.5f}, PSNR {self.psnr:.1f} dB, "
+            f"other verdicts {self.verdicts:.1%}"
         )
 
     def check(self, precision: str, tolerance: Tolerance) -> None:
@@ -94,9 +94,10 @@ class Drift:
         for name, kept, words in limits:
             if not kept:
                 raise ModelError(
-                    f"export refused: in {precision} the figure {name} is {getattr(self, name):.4g}, "
-                    f"allowed is {words} {getattr(tolerance, name):.4g} ({self.text()}). Nothing was "
-                    "written. Export with a higher precision."
+                    f"export refused: in {precision} the figure {name} is "
+                    f"{getattr(self, name):.4g}, allowed is {words} "
+                    f"{getattr(tolerance, name):.4g} ({self.text()}). Nothing was written. Export "
+                    "with a higher precision."
                 )
 
 

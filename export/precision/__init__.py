@@ -1,1 +1,1 @@
-"""The precision of graphs: float16 and bfloat16 by casts, int8 by Q/DQ nodes; one rewrite a file."""
+"""The precision of graphs: half types by casts, int8 by Q/DQ nodes; one rewrite a file."""

@@ -1,12 +1,14 @@
-"""The graphs of a bundle in another precision: each alone, and forward and backward in agreement."""
+"""The graphs of a bundle in another precision, forward and backward in agreement."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import cast
 
 import onnx
 from onnx import ModelProto, TensorProto
 
+from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import ModelError
 from unblemish.export.gradient.lighten import lightened
 from unblemish.export.precision.elements import NAMES
@@ -16,7 +18,9 @@ from unblemish.export.precision.lift_opset import lift_opset
 from unblemish.export.precision.scale_cotangents import scale_cotangents
 
 
-def half_graphs(graphs: Mapping[str, ModelProto], precision: str) -> dict[str, ModelProto]:
+def half_graphs(
+    graphs: Mapping[GraphRole, ModelProto], precision: str
+) -> dict[GraphRole, ModelProto]:
     """Graphs by role in 'fp16' or 'bf16', a forward graph and its way back with one set of types.
 
     Forward graphs come before their way back.
@@ -27,14 +31,14 @@ def half_graphs(graphs: Mapping[str, ModelProto], precision: str) -> dict[str, M
     Raises: ModelError where a rewritten graph breaks the ONNX specification.
     """
     element = NAMES[precision]
-    made: dict[str, ModelProto] = {}
+    made: dict[GraphRole, ModelProto] = {}
     for role, model in graphs.items():
         stem, _, way = role.rpartition("_")
         if way == "backward":
-            there = _half_outputs(made.get(f"{stem}_forward"), element)
+            there = _half_outputs(made.get(_role(f"{stem}_forward")), element)
             made[role] = half_graph(model, precision, half_inputs=there)
         else:
-            back = graphs.get(f"{stem}_backward") if way == "forward" else None
+            back = graphs.get(_role(f"{stem}_backward")) if way == "forward" else None
             made[role] = half_graph(model, precision, may_be_half=_kept(model, back, precision))
     return made
 
@@ -56,7 +60,7 @@ def half_graph(
     return checked(made, precision)
 
 
-def emulated(graphs: Mapping[str, ModelProto], precision: str) -> dict[str, ModelProto]:
+def emulated(graphs: Mapping[GraphRole, ModelProto], precision: str) -> dict[GraphRole, ModelProto]:
     """The graphs with the roundings of the precision, in float32: what a parity gate runs."""
     if precision not in NAMES:
         return dict(graphs)
@@ -64,7 +68,7 @@ def emulated(graphs: Mapping[str, ModelProto], precision: str) -> dict[str, Mode
 
 
 def _kept(forward: ModelProto, backward: ModelProto | None, precision: str) -> set[str]:
-    """Outputs of a forward graph that are there for the way back alone, where half may stay half."""
+    """Outputs of a forward graph for the way back alone, where half may stay half."""
     if backward is None or precision == "bf16":
         return set()
     read = {value.name for value in backward.graph.input}
@@ -80,10 +84,14 @@ def checked(model: ModelProto, precision: str) -> ModelProto:
         onnx.shape_inference.infer_shapes(light, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
-            f"the graph cannot be brought to {precision}: {error}. Nothing was written; export with "
-            "--precision fp32, and please report the model."
+            f"the graph cannot be brought to {precision}: {error}. Nothing was written; export "
+            "with --precision fp32, and please report the model."
         ) from error
     return model
+
+
+def _role(name: str) -> GraphRole:
+    return cast(GraphRole, name)
 
 
 def _half_outputs(model: ModelProto | None, element: int) -> set[str]:

@@ -17,10 +17,10 @@ from unblemish.export.precision.elements import rounded, tensor_of
 HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 """What pays in half: tensor cores multiply in half and add in float32."""
 LIGHT = frozenset({
-    "Abs", "Add", "Clip", "Concat", "DepthToSpace", "Equal", "Expand", "Flatten", "Gather", "Greater",
-    "GreaterOrEqual", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Max", "MaxPool", "Min", "Mul",
-    "Neg", "PRelu", "Pad", "Relu", "Reshape", "Resize", "Sign", "Slice", "SpaceToDepth", "Split",
-    "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where",
+    "Abs", "Add", "Clip", "Concat", "DepthToSpace", "Equal", "Expand", "Flatten", "Gather",
+    "Greater", "GreaterOrEqual", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Max", "MaxPool",
+    "Min", "Mul", "Neg", "PRelu", "Pad", "Relu", "Reshape", "Resize", "Sign", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
 """What moves, selects, compares or adds a few values; it takes the type of the widest of them."""
 _OWN_TYPE = {"Resize": frozenset({1, 2})}  # inputs that stay float32 whatever the data

@@ -23,12 +23,12 @@ Feeds = Mapping[str, NDArray[Any]]
 
 
 def quantise(model: ModelProto, feeds: Sequence[Feeds], *, biases: bool = True) -> PassResult:
-    """Put Q/DQ pairs where a forward pass is heavy: 8-bit weights by channel, activations by tensor.
+    """Put Q/DQ pairs where a forward pass is heavy: weights by channel, activations by tensor.
 
     Both are symmetric, as TensorRT wants them. ONNX Runtime's static quantiser places the nodes;
     ranges are the smallest and largest values that `feeds` cause. In float32 stay what depends on a
     cotangent (the way back is that of the unquantised graph: straight-through), the first operator
-    behind the inputs and the last before each output, where 8 bits cost the most and save the least.
+    behind the inputs and the last before each output: 8 bits cost most and save least there.
 
     Args:
         model: forward, fused or backward graph; weights may be stored as float16.

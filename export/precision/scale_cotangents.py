@@ -8,7 +8,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 from unblemish.export.passes.graph_view import GraphView
 from unblemish.export.passes.result import PassResult
 
-_TINY = np.float32(1e-30)  # cotangents of zeros give gradients of zeros
+_TINY = np.array(1e-30, np.float32)  # cotangents of zeros give gradients of zeros
 
 
 def scale_cotangents(model: ModelProto) -> PassResult:
