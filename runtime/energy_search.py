@@ -56,7 +56,7 @@ class EnergySearch:
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
         self._kernels = kernels or default_kernels(self.options.threads)
-        backend = open_backend(self.options.backend, self.options.threads)
+        backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
         self._engine = load_autoencoder(bundle, backend)
 
     def __call__(

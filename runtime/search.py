@@ -73,7 +73,7 @@ class Search:
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._kernels = kernels or default_kernels(self.options.threads)
         self._clock = clock
-        backend = open_backend(self.options.backend, self.options.threads)
+        backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
         self._engines: Engines = load_engines(bundle, backend)
         own = "rrgi" if self._settings.finetune_steps else "rgi"
         self.refine = check_refine(self.options.refine or own, GENERATOR_REFINEMENTS, "rgi")

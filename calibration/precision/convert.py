@@ -51,6 +51,7 @@ def convert_precision(
     out: str | Path,
     *,
     images: int = IMAGES,
+    biases: bool = True,
     seed: int = 0,
     tolerance: Tolerance | None = None,
     say: Say = lambda line: None,
@@ -65,6 +66,7 @@ def convert_precision(
         normals: folder of at least 10 normal images: int8 ranges, and the parity gate.
         out: folder of the new bundle, which may be that of the old one.
         images: number of synthetic defects that the gate inspects, beside 16 normal ones.
+        biases: int8 alone: quantise biases too, see `quantise`; False for TensorRT.
         tolerance: None for `TOLERANCES`.
         say: told what goes on.
     Raises: ConfigError where the bundle is not float32; ModelError where a figure of the gate is
@@ -73,13 +75,14 @@ def convert_precision(
     if precision not in TOLERANCES or bundle.manifest.precision != "fp32":
         raise ConfigError(
             f"bundle {bundle.path} is {bundle.manifest.precision} and cannot be made "
-            f"'{precision}': a float32 bundle can be made {', '.join(TOLERANCES)}. Export the model again."
+            f"'{precision}': a float32 bundle can be made {', '.join(TOLERANCES)}. Export the "
+            "model again."
         )
     samples, plain = _samples(bundle, normals, images, seed)
     graphs = {role: read_onnx(bundle.graph(role)) for role in _in_order(bundle.manifest.graphs)}
     say(f"float32: searching {len(samples)} frames")
     judged = Judged(bundle, samples)
-    made = _rewritten(bundle, graphs, precision, plain, say)
+    made = _rewritten(bundle, graphs, precision, plain, biases, say)
     say(f"{precision}: searching {len(samples)} frames")
     with tempfile.TemporaryDirectory(prefix="unblemish-", ignore_cleanup_errors=True) as folder:
         trial = Path(folder) / "trial.bundle"
@@ -117,6 +120,7 @@ def _rewritten(
     graphs: Mapping[GraphRole, ModelProto],
     precision: str,
     plain: Sequence[Sample],
+    biases: bool,
     say: Say,
 ) -> dict[GraphRole, ModelProto]:
     chosen = {role: model for role, model in graphs.items() if role not in FLOAT32_ROLES}
@@ -127,7 +131,8 @@ def _rewritten(
     made = dict(graphs)
     for role, model in chosen.items():
         if not role.endswith("_backward"):
-            made[role] = quantise(model, feeds_of(tapes, role, model)).model
+            feeds = feeds_of(tapes, role, model)
+            made[role] = quantise(model, feeds, biases=biases).model
     return made
 
 
@@ -147,10 +152,8 @@ def feeds_of(
     """Feeds of a graph, else of another graph of the same model: plain and forward read alike."""
     names = {value.name for value in model.graph.input}
     stem = role.removesuffix("_forward")
-    alike = {
-        other: feeds for other, feeds in tapes.items() if other.removesuffix("_forward") == stem
-    }
-    own = tapes.get(role) or [feed for feeds in alike.values() for feed in feeds]
+    alike = [other for other in tapes if other.removesuffix("_forward") == stem]
+    own = tapes.get(role) or [feed for other in alike for feed in tapes[other]]
     return [{name: feed[name] for name in names} for feed in own if names <= set(feed)]
 
 

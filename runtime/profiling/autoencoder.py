@@ -29,7 +29,7 @@ def profile_projection(
         pass forward and back, and the update); each the time of a search by its steps.
     Raises: BundleError, BackendError or MissingDependencyError where a graph or engine is missing.
     """
-    engine = load_autoencoder(bundle, open_backend(backend, threads))
+    engine = load_autoencoder(bundle, open_backend(backend, threads, bundle=bundle))
     chosen = kernels or default_kernels(threads)
     methods = {
         name: energy_method(bundle, engine, chosen, schedule)
