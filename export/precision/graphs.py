@@ -14,7 +14,7 @@ from unblemish.export.gradient.lighten import lightened
 from unblemish.export.precision.elements import NAMES
 from unblemish.export.precision.emulate import emulate
 from unblemish.export.precision.half import halve
-from unblemish.export.precision.lift_opset import lift_opset
+from unblemish.export.precision.lift_opset import BFLOAT16_OPSET, lift_opset
 from unblemish.export.precision.scale_cotangents import scale_cotangents
 
 
@@ -53,9 +53,9 @@ def half_graph(
     """One graph in 'fp16' or 'bf16', forward, backward or fused; see `halve`."""
     element = NAMES[precision]
     if element == TensorProto.FLOAT16:
-        model = scale_cotangents(model).model
+        model = scale_cotangents(lift_opset(model).model).model
     else:
-        model = lift_opset(model).model
+        model = lift_opset(model, BFLOAT16_OPSET).model
     made = halve(model, element, half_inputs=half_inputs, may_be_half=may_be_half).model
     return checked(made, precision)
 

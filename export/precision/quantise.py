@@ -18,6 +18,7 @@ from unblemish.export.passes.fold_constants import fold_constants
 from unblemish.export.passes.graph_view import GraphView, used_names
 from unblemish.export.passes.result import PassResult
 from unblemish.export.precision.half import HEAVY
+from unblemish.export.precision.lift_opset import lift_opset
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -36,7 +37,7 @@ def quantise(model: ModelProto, feeds: Sequence[Feeds], *, biases: bool = True) 
         biases: quantise biases too, which ONNX Runtime's integer kernels need and TensorRT refuses.
     Raises: CalibrationError without feeds; ModelError where the quantiser refuses the graph.
     """
-    plain = fold_constants(model).model
+    plain = fold_constants(lift_opset(model).model).model
     chosen, reasons = choose_nodes(plain)
     if not chosen:
         return PassResult(plain, 0, [*reasons, "nothing heavy is left to quantise"])

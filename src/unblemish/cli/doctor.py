@@ -28,7 +28,7 @@ def doctor(
     from unblemish.bundle import Bundle
     from unblemish.doctor import examine
 
-    report = examine(None if bundle is None else Bundle.open(bundle))
+    report = examine() if bundle is None else examine(Bundle.open(bundle))
     typer.echo(json.dumps(report.as_json(), indent=2) if as_json else _text(report))
     raise typer.Exit(0 if report.healthy else 2)
 
