@@ -16,7 +16,7 @@ from unblemish.bundle.manifest import Graph, GraphRole, Tensor
 from unblemish.calibration.normals import SyntheticSet, choose_normals
 from unblemish.calibration.precision.gate import TOLERANCES, Drift, Judged, Sample, Tolerance
 from unblemish.calibration.precision.record import Feeds, RecordingBackend
-from unblemish.errors import ConfigError
+from unblemish.errors import ConfigError, ModelError
 from unblemish.export.precision.graphs import emulated, half_graphs
 from unblemish.export.precision.quantise import quantise
 from unblemish.export.sharing.share_weights import FILE_NAME
@@ -33,6 +33,7 @@ FLOAT32_ROLES = frozenset({
 })  # fmt: skip
 """What stays float32: masters for fine-tuning, the user's own graph, log-likelihoods."""
 IMAGES, NORMALS = 24, 16
+_ENGINES = "engines/"  # made of the float32 graphs, so not of these
 Say = Callable[[str], None]
 
 
@@ -128,11 +129,18 @@ def _rewritten(
         return {**graphs, **half_graphs(chosen, precision)}
     say(f"int8: ranges from {len(plain)} normal images")
     tapes = record(bundle, plain)
-    made = dict(graphs)
+    made, changed = dict(graphs), 0
     for role, model in chosen.items():
         if not role.endswith("_backward"):
-            feeds = feeds_of(tapes, role, model)
-            made[role] = quantise(model, feeds, biases=biases).model
+            result = quantise(model, feeds_of(tapes, role, model), biases=biases)
+            made[role], changed = result.model, changed + result.changed
+            say(f"int8: {result.changed} operators of {role}")
+    if not changed:
+        raise ModelError(
+            f"nothing in bundle {bundle.path} can be int8: its graphs have no convolution or "
+            "matrix product between their first and their last. Nothing was written. Export with "
+            "--precision fp16."
+        )
     return made
 
 
@@ -170,10 +178,10 @@ def _written(
     kept = {
         name: bundle.file(name)
         for name in bundle.manifest.files
-        if name not in old and Path(name).name != FILE_NAME
+        if name not in old and Path(name).name != FILE_NAME and not name.startswith(_ENGINES)
     }
     manifest = {
-        **bundle.manifest.model_dump(exclude={"files"}),
+        **bundle.manifest.model_dump(exclude={"files", "engines"}),
         "precision": precision,
         "graphs": {role: _typed(records[role], role, graphs[role]) for role in records},
         "parity": {**bundle.manifest.parity, **figures},

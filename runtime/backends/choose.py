@@ -152,8 +152,7 @@ def _probe_obstacle(name: str) -> Obstacle | None:
 
 
 _LIBRARIES = {
-    "ort-cuda": "Install CUDA and cuDNN of the versions that this onnxruntime-gpu names in its "
-    "release notes.",
+    "ort-cuda": "Install CUDA and cuDNN, for example: pip install 'onnxruntime-gpu[cuda,cudnn]'",
     "ort-tensorrt": "Install TensorRT's libraries and put them on LD_LIBRARY_PATH.",
 }
 

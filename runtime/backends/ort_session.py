@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,8 @@ _DTYPES: dict[str, type[np.generic]] = {
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
 }
+_REMEDY = "Export the bundle again, or upgrade onnxruntime."
+_REMEDY_GPU = "`unblemish doctor` says whether the provider's libraries are there."
 # What a builder before TensorRT 11 must be allowed, for the types that the graph itself asks for.
 _TENSORRT_TYPES = {
     "fp16": {"trt_fp16_enable": "1"},
@@ -84,19 +90,44 @@ def open_session(
     if _share_arena():
         options.add_session_config_entry("session.use_env_allocators", "1")
     wanted = providers or [(CPU, {})]
+    if wanted[0][0] != CPU:
+        _preload()
     try:
-        session = ort.InferenceSession(str(path), options, providers=wanted)
+        # With its fallback it prints on stdout what it does, and hides why.
+        session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise BackendError(
             f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}. "
-            "Export the bundle again, or upgrade onnxruntime."
+            f"{_REMEDY if wanted[0][0] == CPU else _REMEDY_GPU}"
         ) from error
     if session.get_providers()[0] != wanted[0][0]:
         raise BackendError(
-            f"ONNX Runtime's {wanted[0][0]} gave way to {session.get_providers()[0]}: its "
-            "libraries cannot be loaded. `unblemish doctor` says what is missing."
+            f"ONNX Runtime's {wanted[0][0]} gave way to {session.get_providers()[0]}: "
+            f"{missing_library(wanted[0][0])}. `unblemish doctor` says what to do."
         )
     return session
+
+
+@functools.cache
+def _preload() -> None:
+    """Let ONNX Runtime find CUDA and cuDNN where pip has put them; the system's need nothing."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            preload()
+
+
+def missing_library(provider: str) -> str:
+    """Why the library of a provider that gave way cannot be loaded, in the system's words."""
+    stem = provider.removesuffix("ExecutionProvider").lower()
+    path = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{stem}.so"
+    if not path.is_file():
+        return "its libraries cannot be loaded"
+    try:
+        ctypes.CDLL(str(path))
+    except OSError as error:
+        return f"its libraries cannot be loaded ({error})"
+    return "its libraries are there, and it refuses the GPU"
 
 
 @functools.cache

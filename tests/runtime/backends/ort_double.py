@@ -155,14 +155,15 @@ def module(sessions: list[Session], refuse: tuple[str, ...] = ()) -> Any:
         refuse: providers that give way, as they do where their libraries are missing.
     """
 
-    def open_session(path: str, options: Any, providers: Any) -> Session:
+    def open_session(path: str, options: Any, providers: Any, enable_fallback: int) -> Session:
+        assert not enable_fallback, "prints on stdout where a provider is missing"
         kept = [p for p in providers if p[0] not in refuse]
         sessions.append(Session(path, options, kept))
         return sessions[-1]
 
     return SimpleNamespace(
         **{name: getattr(ort, name) for name in (
-            "__version__", "SessionOptions", "ExecutionMode", "GraphOptimizationLevel",
+            "__file__", "__version__", "SessionOptions", "ExecutionMode", "GraphOptimizationLevel",
             "OrtMemoryInfo", "OrtAllocatorType", "OrtMemType", "OrtArenaCfg",
             "create_and_register_allocator",
         )},

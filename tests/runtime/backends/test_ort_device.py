@@ -217,6 +217,16 @@ def test_float32_graphs_are_never_computed_in_less() -> None:
     assert dict(provider_options(TENSORRT, precision="int8"))[TENSORRT]["trt_int8_enable"] == "1"
 
 
+def test_missing_library_is_named_in_the_words_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort_session.ort, "__file__", str(tmp_path / "__init__.py"))
+    assert ort_session.missing_library(CUDA) == "its libraries cannot be loaded"
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    assert "libonnxruntime_providers_cuda.so" in ort_session.missing_library(CUDA)
+
+
 @pytest.mark.gpu
 def test_pair_on_a_gpu(files: tuple[str, str], rng: np.random.Generator) -> None:
     pair = OrtDeviceBackend("ort-cuda", 1).pair(*files)
