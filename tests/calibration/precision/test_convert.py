@@ -82,7 +82,7 @@ def test_int8_refuses_a_graph_that_no_normal_image_went_through(
 def test_int8_refuses_a_model_with_nothing_between_first_and_last(
     part_bundle: Bundle, normals_dir: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match="nothing in bundle .* can be int8"):
+    with pytest.raises(ModelError, match=r"nothing in bundle .* can be int8"):
         convert_precision(part_bundle, "int8", normals_dir, tmp_path / "out.bundle", images=8)
     assert not (tmp_path / "out.bundle").exists()
 
