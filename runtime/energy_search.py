@@ -60,7 +60,7 @@ class EnergySearch:
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
         self._kernels = kernels or default_kernels(self.options.threads)
-        backend = open_backend(self.options.backend, self.options.threads)
+        backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
         maps = self.refine in SCORE_KINDS and self.refine != "error"
         slopes = maps or self.options.schedule == "paper"
         self._engine = load_autoencoder(bundle, backend, gradient=slopes)

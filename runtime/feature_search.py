@@ -77,7 +77,9 @@ class FeatureSearch:
         self.refine = check_refine(asked, DETECTOR_REFINEMENTS, method)
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
-        self._backend = backend = open_backend(self.options.backend, self.options.threads)
+        self._backend = backend = open_backend(
+            self.options.backend, self.options.threads, bundle=bundle
+        )
         self._kernels = kernels or default_kernels(self.options.threads)
         self._detector: Detector = load_detector(bundle, backend, self._kernels)
         self._f2pad: F2pad | None = None

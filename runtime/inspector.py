@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unblemish.bundle import Bundle
 from unblemish.errors import ConfigError
 from unblemish.kernels import Kernels
+from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.decision import (
     decide,
     refine_warning,
@@ -66,7 +67,7 @@ class Inspector:
     def open(
         bundle: Bundle | str | os.PathLike[str],
         *,
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         threads: int | None = None,
         refine: str | None = None,
         schedule: str = "fast",

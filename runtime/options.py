@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from unblemish.errors import ConfigError
+from unblemish.runtime.backends.protocol import Backend
 
 GENERATOR_REFINEMENTS = ("rgi", "rrgi", "none", "l2", "l1", "anogan")
 DETECTOR_REFINEMENTS = ("f2pad", "initial", "none")
@@ -45,7 +46,7 @@ class SearchOptions:
         white: intensity of white in the frames; None for the bundle's, else that of their dtype.
     """
 
-    backend: str = "auto"
+    backend: str | Backend = "auto"
     threads: int | None = None
     refine: str | None = None
     schedule: str = "fast"

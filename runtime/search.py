@@ -78,7 +78,7 @@ class Search:
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._kernels = kernels or default_kernels(self.options.threads)
         self._clock = clock
-        backend = open_backend(self.options.backend, self.options.threads)
+        backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
         self._engines: Engines = load_engines(bundle, backend)
         asked = self.options.refine or _own_refine(bundle.manifest)
         self.refine = check_refine(asked, GENERATOR_REFINEMENTS, "rgi")

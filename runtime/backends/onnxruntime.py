@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
 
-from unblemish.cores import available_cores
 from unblemish.errors import BackendError, ShapeError
-from unblemish.runtime.backends.pairing import Wiring, check_feed, first_line, wire
+from unblemish.runtime.backends.ort_session import failed, open_session, specs_of
+from unblemish.runtime.backends.pairing import Wiring, check_feed, wire
 from unblemish.runtime.backends.protocol import Array, TensorSpec
 from unblemish.runtime.workspace import Workspace
-
-_DTYPES: dict[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(bool)": np.bool_,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-}
 
 
 class OrtBackend:
@@ -45,48 +33,6 @@ class OrtBackend:
         return OrtPair(open_session(forward, count), open_session(backward, count))
 
 
-def open_session(path: str, threads: int | None) -> ort.InferenceSession:
-    """Open a session with the settings of a machine that also does other work.
-
-    Threads spin inside a run, where waking them per operator costs most, and stop at its end, so
-    that nothing burns a core between two frames.
-    Raises: BackendError where the file is missing or the graph is refused.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or available_cores()
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if _share_arena():
-        options.add_session_config_entry("session.use_env_allocators", "1")
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-        raise BackendError(
-            f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}. "
-            "Export the bundle again, or upgrade onnxruntime."
-        ) from error
-
-
-@functools.cache
-def _share_arena() -> bool:
-    """One arena for all sessions of the process: they run in turn and need no scratch of their own.
-
-    Measured on a 7.6 M parameter generator with its backward graph and encoder: 272 instead of
-    312 MB resident.
-    """
-    memory = ort.OrtMemoryInfo(
-        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-    )
-    try:
-        ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, -1, -1, -1))
-    except Exception:  # registered already, by whoever shares this process; or not offered
-        return False
-    return True
-
-
 class Bound:
     """One session whose inputs and outputs live in buffers that outlast the calls.
 
@@ -95,9 +41,9 @@ class Bound:
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self.session = session
-        self.inputs = tuple(_spec(node) for node in session.get_inputs())
-        self.optional = tuple(_spec(node) for node in session.get_overridable_initializers())
-        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self.inputs = specs_of(session.get_inputs())
+        self.optional = specs_of(session.get_overridable_initializers())
+        self.outputs = specs_of(session.get_outputs())
         self._binding = session.io_binding()
         self._feeds: dict[str, Array] = {}
         self._pool = Workspace()
@@ -166,9 +112,7 @@ class Bound:
         try:
             self.session.run_with_iobinding(self._binding)
         except Exception as error:  # as in open_session
-            raise BackendError(
-                f"ONNX Runtime failed while running a graph: {first_line(error)}."
-            ) from error
+            raise failed(error) from error
 
 
 class OrtProgram:
@@ -217,10 +161,3 @@ class _Interface:
 
 def _all_inputs(bound: Bound) -> _Interface:
     return _Interface((*bound.inputs, *bound.optional), bound.outputs)
-
-
-def _spec(node: ort.NodeArg) -> TensorSpec:
-    if node.type not in _DTYPES:
-        raise BackendError(f"tensor '{node.name}' has type {node.type}, which is not supported.")
-    shape = tuple(d if isinstance(d, int) else str(d or "?") for d in node.shape)
-    return TensorSpec(node.name, shape, np.dtype(_DTYPES[node.type]))

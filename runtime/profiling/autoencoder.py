@@ -29,7 +29,8 @@ def profile_projection(
         pass forward and back, and the update); each the time of a search by its steps.
     Raises: BundleError, BackendError or MissingDependencyError where a graph or engine is missing.
     """
-    opened, chosen = open_backend(backend, threads), kernels or default_kernels(threads)
+    opened = open_backend(backend, threads, bundle=bundle)
+    chosen = kernels or default_kernels(threads)
     methods = {
         name: energy_method(
             bundle, load_autoencoder(bundle, opened, gradient=slopes), chosen, schedule

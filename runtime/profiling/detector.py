@@ -91,7 +91,7 @@ def profile_crops(
     Raises: BundleError, BackendError or MissingDependencyError where a graph or engine is missing.
     """
     detector = load_detector(
-        bundle, open_backend(backend, threads), kernels or default_kernels(threads)
+        bundle, open_backend(backend, threads, bundle=bundle), kernels or default_kernels(threads)
     )
     p = bundle.manifest.preprocess
     random = np.random.default_rng(0)

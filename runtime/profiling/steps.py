@@ -53,7 +53,7 @@ def profile_steps(
     Raises: ConfigError for another baseline; BundleError, BackendError or MissingDependencyError
     where a graph or engine is missing.
     """
-    pair = open_backend(backend, threads).pair(*_pair_files(bundle))
+    pair = open_backend(backend, threads, bundle=bundle).pair(*_pair_files(bundle))
     ours = _EngineStep(pair, bundle, kernels or default_kernels(threads))
     theirs = None if baseline is None else _baseline(baseline, bundle, threads)
     rows = _rounds(ours, theirs, seconds)

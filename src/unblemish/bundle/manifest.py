@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,8 @@ SCHEMA_VERSION = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0)]
 Polarity = Literal["both", "dark", "bright"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Method = Literal["rgi", "patchcore", "padim", "cflow", "energy"]
 
 GraphRole = Literal[
@@ -351,6 +353,7 @@ class Manifest(_Record):
     name: str
     created_by: str = Field(description="unblemish version that wrote it")
     method: Method = "rgi"
+    precision: Precision = Field("fp32", description="of the heavy operators of the graphs")
     model: Model
     graphs: dict[GraphRole, Graph]
     finetune_weights: str | None = Field(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+BACKEND = "auto, tensorrt, ort-tensorrt, ort-cuda, onnxruntime, openvino or torch"
+"""Help of --backend; auto is the first of those to onnxruntime that runs, see `doctor`."""
+
 
 class Refine(str, Enum):
     """How far the search goes."""

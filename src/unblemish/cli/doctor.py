@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,9 @@ _SIGNS = {"works": "ok", "absent": "--", "broken": "!!"}
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle to say the engine of, by its precision and engines.")
+    ] = None,
 ) -> None:
     """Say what is installed and works, and what to do about the rest.
 
@@ -21,9 +25,10 @@ def doctor(
     """
     import json
 
+    from unblemish.bundle import Bundle
     from unblemish.doctor import examine
 
-    report = examine()
+    report = examine() if bundle is None else examine(Bundle.open(bundle))
     typer.echo(json.dumps(report.as_json(), indent=2) if as_json else _text(report))
     raise typer.Exit(0 if report.healthy else 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,10 @@ DEFAULT_GRADIENT, DEFAULT_IMAGE = 2e-3, 1e-4
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Checkpoint (.pt, .safetensors) or .onnx file.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="Checkpoint (.pt, .safetensors), .onnx file, or float32 bundle."),
+    ],
     out: Annotated[Path, typer.Option(help="Bundle to write, a folder such as part.bundle.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle [that of --out].")] = None,
     method: Annotated[
@@ -82,13 +86,30 @@ def export(
     gradient_tolerance: Annotated[
         float, typer.Option(help="Relative gradient error allowed.")
     ] = DEFAULT_GRADIENT,
+    precision: Annotated[
+        str, typer.Option(help="Of the heavy operators: fp32, fp16, bf16 or int8.")
+    ] = "fp32",
+    normals: Annotated[
+        Path | None,
+        typer.Option(help="Normal images: what the precision is measured on, int8 ranges."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be built, and write nothing.")
     ] = False,
 ) -> None:
-    """Export a generator or autoencoder with its gradients; a graph that strays is refused."""
+    """Export a generator or autoencoder with its gradients; a graph that strays is refused.
+
+    With --precision fp16, bf16 or int8 the bundle is also held against float32 on normal images
+    with synthetic defects; SOURCE may then be a bundle of any method that exists already.
+    """
+    from unblemish.cli.export_precision import convert_bundle, in_precision, require_normals
     from unblemish.export.build import plan, write_plan
     from unblemish.export.options import ExportOptions, parse_range
+
+    require_normals(precision, normals)
+    if source.is_dir():
+        convert_bundle(source, out, precision, normals)
+        return
 
     options = ExportOptions(
         name=name, method=method, encoder=encoder, discriminator=discriminator, finetune=finetune,
@@ -105,7 +126,8 @@ def export(
     if dry_run:
         typer.echo("dry run: nothing was written")
         return
-    _print_parity(write_plan(made, source, out, options))
+    write = partial(write_plan, made, source, options=options)
+    _print_parity(in_precision(write, out, precision, normals))
 
 
 def _print_plan(made: Plan | EnergyPlan, out: Path) -> None:

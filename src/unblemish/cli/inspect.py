@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unblemish.cli.choices import Refine, Schedule
+from unblemish.cli.choices import BACKEND, Refine, Schedule
 
 if TYPE_CHECKING:
     from unblemish.batch.records import Record
@@ -44,9 +44,7 @@ def inspect(
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Most steps per image [the bundle's].")
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="onnxruntime, openvino or torch [onnxruntime].")
-    ] = None,
+    backend: Annotated[str | None, typer.Option(help=f"{BACKEND} [auto].")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine [its own choice].")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from unblemish.cli.choices import BACKEND
 from unblemish.cli.profile_options import ProfileOptions
 
 
@@ -26,9 +27,7 @@ def profile(
     images: Annotated[
         Path | None, typer.Option(help="Folder of images to inspect [images the model makes].")
     ] = None,
-    backend: Annotated[
-        str, typer.Option(help="auto (ONNX Runtime), onnxruntime, openvino or torch.")
-    ] = "auto",
+    backend: Annotated[str, typer.Option(help=f"{BACKEND}.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine [all].")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Time for each of the two parts.")] = 5.0,
 ) -> None:

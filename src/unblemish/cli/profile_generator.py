@@ -69,7 +69,7 @@ def _made(bundle: Bundle, backend: str, count: int = 8) -> list[bytes]:
     from unblemish.runtime.engines import load_engines
 
     manifest = bundle.manifest
-    engines = load_engines(bundle, open_backend(backend))
+    engines = load_engines(bundle, open_backend(backend, bundle=bundle))
     random = np.random.default_rng(0)
     made = engines.generate(
         random.standard_normal((count, manifest.model.latent_size), dtype=np.float32)

@@ -88,7 +88,7 @@ def _facts(opened: Bundle) -> list[tuple[str, str]]:
     rows = [
         ("bundle", f"{m.name} ({opened.path}), schema {m.schema_version}, by {m.created_by}"),
         ("model", f"{m.model.kind}, latent {m.model.latent_size}, "
-                  f"{m.model.parameters:,} parameters"),
+                  f"{m.model.parameters:,} parameters, {m.precision}"),
         ("source", f"{m.model.source}, SHA-256 {m.model.source_sha256[:16]}..."),
         ("images", f"{p.width}x{p.height}x{p.channels} in [{p.low:g}, {p.high:g}], "
                    f"{p.geometry}{geometry}" + (f", white {p.white:g}" if p.white else "")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unblemish import __version__
 from unblemish.cores import available_cores
@@ -16,6 +16,10 @@ from unblemish.doctor.probes import (
     probe_provider,
     probe_video,
 )
+
+if TYPE_CHECKING:
+    from unblemish.bundle import Bundle
+    from unblemish.runtime.backends.choose import Obstacle
 
 State = Literal["works", "absent", "broken"]
 
@@ -64,8 +68,12 @@ class Report:
         return {"healthy": self.healthy, "system": self.system, **groups}
 
 
-def examine() -> Report:
-    """Look at every package, run every engine that is installed, and say what to do."""
+def examine(bundle: Bundle | None = None) -> Report:
+    """Look at every package, run every engine that is installed, and say what to do.
+
+    Args:
+        bundle: whose precision and engines decide, too, what of the chain can run it.
+    """
     return Report(
         _system(),
         {
@@ -73,12 +81,15 @@ def examine() -> Report:
             "kernels": (_kernels(),),
             "backends": tuple(map(_backend, ("onnxruntime", "openvino", "torch"))),
             "providers": _providers(),
+            "engine": _chain(bundle),
             "video": (_video(),),
         },
     )
 
 
 def _system() -> dict[str, str]:
+    from unblemish.runtime.backends.nvidia import find_gpu
+
     cores = available_cores()
     return {
         "unblemish": __version__,
@@ -87,6 +98,7 @@ def _system() -> dict[str, str]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cores": str(cores),
+        "gpu": str(find_gpu()),
     }
 
 
@@ -143,6 +155,26 @@ def _provider(name: str) -> Finding:
         return Finding(name, "works", needed=needed)
     advice = _PROVIDER.get(name, "Reinstall onnxruntime, or do not use this provider.")
     return Finding(name, "broken", reason, advice, needed)
+
+
+def _chain(bundle: Bundle | None) -> tuple[Finding, ...]:
+    """The chain of `--backend auto`: the first that works is what runs."""
+    from unblemish.runtime.backends import CHAIN
+    from unblemish.runtime.backends.choose import obstacle_of
+
+    obstacles = {name: obstacle_of(name, bundle) for name in CHAIN}
+    chosen = next((name for name, obstacle in obstacles.items() if obstacle is None), None)
+    return tuple(_link(name, obstacle, chosen) for name, obstacle in obstacles.items())
+
+
+def _link(name: str, obstacle: Obstacle | None, chosen: str | None) -> Finding:
+    needed = name == "onnxruntime"
+    if obstacle is not None:
+        state: State = "absent" if obstacle.absent else "broken"
+        return Finding(name, state, obstacle.reason, obstacle.advice, needed)
+    if name == chosen:
+        return Finding(name, "works", "runs with --backend auto", needed=needed)
+    return Finding(name, "works", f"stands back for {chosen}", needed=needed)
 
 
 def _video() -> Finding:

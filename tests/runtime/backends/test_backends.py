@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from unblemish.errors import BackendError, ConfigError, MissingDependencyError, ShapeError
-from unblemish.runtime.backends import BACKENDS, Backend, open_backend
+from unblemish.runtime.backends import BACKENDS, CHAIN, Backend, open_backend
+from unblemish.runtime.backends.choose import obstacle_of
+from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.reference")
@@ -68,19 +70,21 @@ def write(tmp_path: Path) -> Write:
     return to_file
 
 
-@pytest.fixture(params=("onnxruntime", "openvino"))
+@pytest.fixture(params=("onnxruntime", "openvino", "ort-cpu"))
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each installed engine family made for inspection, on one thread."""
     return installed(request.param)
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[n for n in BACKENDS if n not in CHAIN or obstacle_of(n) is None])
 def any_backend(request: pytest.FixtureRequest) -> Backend:
     """As `backend`, and the one for fine-tuning."""
     return installed(request.param)
 
 
 def installed(name: str) -> Backend:
+    if name == "ort-cpu":
+        return OrtDeviceBackend(name, threads=1)
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
     return open_backend(name, threads=1)

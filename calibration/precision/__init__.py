@@ -1,0 +1,1 @@
+"""Bundles in another precision: ranges, and what it costs, from normal images."""

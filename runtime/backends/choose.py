@@ -1,0 +1,172 @@
+"""The one place that says which engine runs a bundle here, and why the others do not."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unblemish.errors import BackendError, UnblemishError
+from unblemish.runtime.backends import CHAIN
+from unblemish.runtime.backends.nvidia import Gpu, find_gpu
+from unblemish.runtime.backends.protocol import Backend
+
+if TYPE_CHECKING:
+    from unblemish.bundle import Bundle
+
+# The oldest that TensorRT 10 and CUDA 13 compile for (their release notes, supported hardware).
+_LEAST_CAPABILITY = (7, 5)
+_PROVIDERS = {"ort-tensorrt": "TensorrtExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
+_LOG = logging.getLogger("unblemish")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why an engine cannot run here, what to do about it, and whether that is a fault.
+
+    `absent`: it was never there; otherwise it is there and does not work.
+    """
+
+    reason: str
+    advice: str
+    absent: bool = True
+
+
+def choose(name: str, threads: int | None, bundle: Bundle | None = None) -> Backend:
+    """Open an engine of the chain: the one named, or with 'auto' the first that runs here.
+
+    One line says which it is and why those before it are not, as information, and as a warning
+    where the machine has a GPU that is then not used.
+    Raises: BackendError where the one named, or none, can run.
+    """
+    if name != "auto":
+        obstacle = obstacle_of(name, bundle)
+        if obstacle is not None:
+            raise BackendError(f"backend '{name}' cannot run: {obstacle.reason}. {obstacle.advice}")
+        return _open(name, threads, bundle)
+    refused: dict[str, Obstacle] = {}
+    for link in CHAIN:
+        obstacle = obstacle_of(link, bundle)
+        if obstacle is None:
+            _tell(link, refused)
+            return _open(link, threads, bundle)
+        refused[link] = obstacle
+    raise BackendError(f"no engine runs this bundle here: {_reasons(refused)}")
+
+
+def obstacle_of(name: str, bundle: Bundle | None = None) -> Obstacle | None:
+    """What keeps an engine of the chain from running here, from the cheapest question on."""
+    if name == "onnxruntime":
+        return _cpu_obstacle(bundle)
+    obstacle = _package_obstacle(name) or _gpu_obstacle()
+    if obstacle is not None:
+        return obstacle
+    if name == "tensorrt":
+        return _engines_obstacle(bundle)
+    return _probe_obstacle(name)
+
+
+def choice_line(name: str, refused: dict[str, Obstacle]) -> str:
+    """One line: what runs, and why what comes before it in the chain does not."""
+    return f"engine: {name}" + (f" ({_reasons(refused)})" if refused else "")
+
+
+def _tell(name: str, refused: dict[str, Obstacle]) -> None:
+    wasted = name == "onnxruntime" and isinstance(find_gpu(), Gpu)
+    _LOG.log(logging.WARNING if wasted else logging.INFO, choice_line(name, refused))
+
+
+def _reasons(refused: dict[str, Obstacle]) -> str:
+    return "; ".join(f"not {name}: {obstacle.reason}" for name, obstacle in refused.items())
+
+
+def _cpu_obstacle(bundle: Bundle | None) -> Obstacle | None:
+    if bundle is not None and bundle.manifest.precision == "bf16":
+        return Obstacle(
+            "ONNX Runtime has no bfloat16 convolutions on the CPU",
+            "Export the bundle with --precision fp32 or int8 for this machine.",
+        )
+    return None
+
+
+def _package_obstacle(name: str) -> Obstacle | None:
+    if name == "tensorrt":
+        if importlib.util.find_spec("tensorrt") is None:
+            return Obstacle(
+                "the package tensorrt is not installed", "pip install 'unblemish[tensorrt]'"
+            )
+        return None
+    import onnxruntime as ort
+
+    provider = _PROVIDERS[name]
+    if provider in ort.get_available_providers():
+        return None
+    return Obstacle(
+        f"this onnxruntime was built without {provider}",
+        "pip uninstall onnxruntime, then: pip install 'unblemish[cuda]'",
+    )
+
+
+def _gpu_obstacle() -> Obstacle | None:
+    gpu = find_gpu()
+    if isinstance(gpu, str):
+        return Obstacle(gpu, "Install NVIDIA's driver, or use a machine with an NVIDIA GPU.")
+    if gpu.capability < _LEAST_CAPABILITY:
+        have, least = (".".join(map(str, pair)) for pair in (gpu.capability, _LEAST_CAPABILITY))
+        return Obstacle(
+            f"{gpu.name} has compute capability {have}, and the libraries are built for {least} on",
+            "Use a GPU of the Turing generation or later.",
+        )
+    return None
+
+
+def _engines_obstacle(bundle: Bundle | None) -> Obstacle | None:
+    if importlib.util.find_spec("unblemish.runtime.backends.tensorrt") is None:
+        return Obstacle("this unblemish drives no TensorRT engines", "Upgrade unblemish.")
+    if bundle is None:
+        return None
+    if any(name.startswith("engines/") for name in bundle.manifest.files):
+        return None
+    return Obstacle(
+        "the bundle holds no TensorRT engines", f"unblemish build-engines {bundle.path}"
+    )
+
+
+@functools.cache
+def _probe_obstacle(name: str) -> Obstacle | None:
+    """Run a tiny graph once per process: libraries that are missing show only then."""
+    try:
+        with resources.as_file(resources.files("unblemish.doctor") / "probe.onnx") as path:
+            ramp = np.tile(np.arange(8, dtype=np.float32), (8, 1))[None, None]
+            found = _open(name, 1, None).program(str(path)).run({"x": ramp})["z"]
+    except UnblemishError as error:
+        return Obstacle(f"{error}".rstrip("."), _LIBRARIES[name], absent=False)
+    if not np.allclose(found[0, 0, 4, 7], 24):  # Sobel's kernel at the border of a ramp: 4 * 6
+        return Obstacle("it gives wrong numbers", "Reinstall onnxruntime-gpu.", absent=False)
+    return None
+
+
+_LIBRARIES = {
+    "ort-cuda": "Install CUDA and cuDNN, for example: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "ort-tensorrt": "Install TensorRT's libraries and put them on LD_LIBRARY_PATH.",
+}
+
+
+def _open(name: str, threads: int | None, bundle: Bundle | None) -> Backend:
+    if name == "onnxruntime":
+        from unblemish.runtime.backends.onnxruntime import OrtBackend
+
+        return OrtBackend(threads)
+    if name == "tensorrt":
+        module = importlib.import_module("unblemish.runtime.backends.tensorrt")
+        backend: Backend = module.TensorRtBackend(threads)
+        return backend
+    from unblemish.runtime.backends.ort_device import OrtDeviceBackend
+
+    precision = "fp32" if bundle is None else bundle.manifest.precision
+    return OrtDeviceBackend(name, threads, precision=precision)
