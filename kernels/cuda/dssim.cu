@@ -78,8 +78,7 @@ __device__ DssimMeans means(const Place& p, const Window& w, int height, int wid
 }  // namespace unblemish::cuda
 
 // weights: 2 radius + 1 floats made on the host by unblemish::gaussian_window; radius <= 15. slopes: nullptr
-// where no gradient is asked for. map: (batch, plane), or nullptr. unblemish_finish_sum, with scale / channels,
-// ends the objective.
+// where no gradient is asked for. map: (batch, plane), or nullptr. unblemish_finish_sum ends the objective.
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     unblemish_dssim(const float* __restrict__ x, const float* __restrict__ g, const float* __restrict__ weights,
                     int radius, unblemish::DssimConstants constants, float* __restrict__ slopes,
@@ -111,8 +110,9 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
         out[3 * plane] = term.uu;
       }
       if (!inside) continue;
+      value /= static_cast<float>(channels);
       sum += value;
-      if (map != nullptr) map[b * plane + at] = value / static_cast<float>(channels);
+      if (map != nullptr) map[b * plane + at] = value;
     }
     write_partial(partial, b, sum);
   }

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from cuda_emulation import build, launcher
 from numpy.typing import NDArray
 
 from unblemish.kernels.api import Kernels
@@ -115,40 +111,7 @@ def case(
 def emulation(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Callable[..., None]]:
     """emulation('source.cpp') gives launch('kernel', grid, *arguments): CUDA drivers on the host.
 
-    See `emulate_cuda.hpp`. NumPy arrays become pointers, None a null pointer; numbers are ctypes.
+    See `tools/cuda_emulation.py`. NumPy arrays become pointers, None a null pointer; numbers are ctypes.
     """
     folder = tmp_path_factory.mktemp("emulation")
-    kernels = Path(__file__).resolve().parents[2] / "kernels"
-
-    def build(source: str) -> Callable[..., None]:
-        compiler = shutil.which("g++") or shutil.which("clang++")
-        if compiler is None:
-            pytest.skip("no C++ compiler to emulate the CUDA drivers with")
-        library = folder / f"{source}.so"
-        include = ["-I", str(kernels / "cuda"), "-I", str(kernels / "include")]
-        options = ["-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-Wno-unknown-pragmas"]
-        path = str(Path(__file__).with_name(source))
-        subprocess.run([compiler, *options, *include, path, "-o", str(library)], check=True)
-        return _launcher(ctypes.CDLL(str(library)))
-
-    return build
-
-
-def _launcher(library: ctypes.CDLL) -> Callable[..., None]:
-    def launch(name: str, grid: tuple[int, int], *arguments: Any) -> None:
-        address = ctypes.c_void_p.in_dll(library, f"launch_{name}").value
-        converted = [_argument(value) for value in arguments]
-        kinds = [type(value) for value in converted]
-        assert address is not None
-        function = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, *kinds)(address)
-        function(*grid, *converted)
-
-    return launch
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return ctypes.c_void_p(value.ctypes.data)
-    if value is None:
-        return ctypes.c_void_p(None)
-    return value
+    return lambda source: launcher(build(source, folder))
