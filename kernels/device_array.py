@@ -96,9 +96,7 @@ class DeviceArray:
             raise BufferError("a read-only array cannot be handed over by DLPack.")
         if self.follow is not None and stream != NO_ORDER:
             self.follow(1 if stream is None else stream)  # None: the legacy default stream
-        return dlpack.produce(
-            self.pointer, self.shape, self.dtype, self.strides, self.device, self
-        )
+        return dlpack.produce(self.pointer, self.shape, self.dtype, self.strides, self.device, self)
 
     def __repr__(self) -> str:
         return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, pointer={self.pointer:#x})"

@@ -108,22 +108,24 @@ def produce(
     managed.tensor = _Tensor(
         pointer, *device, len(shape), _CODES[dtype.kind], 8 * dtype.itemsize, 1, sizes, steps, 0
     )
-    managed.deleter = _give_back
+    managed.deleter = _DELETER
     address = ctypes.addressof(managed)
     _lent[address] = (managed, sizes, steps, owner)
-    return _api.PyCapsule_New(address, _NAME, _end)
+    return _api.PyCapsule_New(address, _NAME, _DESTRUCTOR)
 
 
-@_Deleter
 def _give_back(managed: Any) -> None:
     _lent.pop(ctypes.addressof(managed.contents), None)
 
 
-@_Destructor
 def _end(capsule: int) -> None:
     # Nobody took it over: a consumer renames the capsule and calls the deleter itself.
     if _is(capsule, _NAME):
         _lent.pop(_get(capsule, _NAME), None)
+
+
+_DELETER = _Deleter(_give_back)
+_DESTRUCTOR = _Destructor(_end)
 
 
 def lent() -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import CDLL
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from cuda_emulation import build, launcher
+from cuda_emulation import launcher
 from numpy.typing import NDArray
 
 from unblemish.kernels.api import Kernels
@@ -37,10 +38,29 @@ _MAKERS: dict[str, Callable[[], Kernels]] = {
 }
 
 
-@pytest.fixture(params=list(_MAKERS))
+_ON_DEVICES = ["cuda-emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=[*_MAKERS, *_ON_DEVICES])
 def kernels(request: pytest.FixtureRequest) -> Kernels:
-    """Each implementation in turn."""
+    """Each implementation in turn; the CUDA kernels also where there is no GPU, on the host."""
+    if request.param == "cuda-emulated":
+        from unblemish.kernels.cuda import CudaKernels
+
+        return CudaKernels(driver=request.getfixturevalue("make_driver")())
+    if request.param == "cuda":
+        found: Kernels = request.getfixturevalue("gpu_kernels")
+        return found
     return _MAKERS[request.param]()
+
+
+@pytest.fixture(scope="session")
+def gpu_kernels() -> Kernels:
+    """The CUDA kernels on the GPU, once for all tests."""
+    pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+    from unblemish.kernels.cuda import CudaKernels
+
+    return CudaKernels()
 
 
 @pytest.fixture
@@ -108,10 +128,10 @@ def case(
 
 
 @pytest.fixture(scope="session")
-def emulation(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Callable[..., None]]:
+def emulation(emulated: Callable[[str], CDLL]) -> Callable[[str], Callable[..., None]]:
     """emulation('source.cpp') gives launch('kernel', grid, *arguments): CUDA drivers on the host.
 
-    See `tools/cuda_emulation.py`. NumPy arrays become pointers, None a null pointer; numbers are ctypes.
+    NumPy arrays become pointers, None a null pointer; numbers are ctypes. See
+    `tools/cuda_emulation.py`.
     """
-    folder = tmp_path_factory.mktemp("emulation")
-    return lambda source: launcher(build(source, folder))
+    return lambda source: launcher(emulated(source))

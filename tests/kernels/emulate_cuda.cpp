@@ -19,3 +19,4 @@ EXPORT(residual_l2);
 EXPORT(rgi_closed_form);
 EXPORT(rgi_gradient);
 EXPORT(squared_distance);
+EXPORT(adam_scheduled);

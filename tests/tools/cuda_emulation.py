@@ -35,7 +35,7 @@ def build(source: str, folder: Path) -> ctypes.CDLL:
     if not library.exists():
         include = ["-I", str(_KERNELS / "cuda"), "-I", str(_KERNELS / "include")]
         # Fortified, glibc takes a _longjmp to another stack for an attack.
-        options = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-w"]
+        options = ["-std=c++20", "-O1", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-w"]
         path = str(_ROOT / "tests" / "kernels" / source)
         written = library.with_suffix(f".{os.getpid()}")
         subprocess.run([compiler, *options, *include, path, "-o", str(written)], check=True)
