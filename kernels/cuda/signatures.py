@@ -20,7 +20,7 @@ _ENTRY = re.compile(
     r'extern "C" __global__ void __launch_bounds__\([\w:, ]+\)\s+unblemish_(\w+)\(([^)]*)\)\s*\{'
 )
 _STRUCT = re.compile(r"struct (\w+) \{((?:\s*float [\w, ]+;[^\n]*)+)\s*\};")
-_SCALARS = {"int": "i", "float": "f", "size_t": "Q"}  # struct's letters, of natural alignment
+_SCALARS = {"int": "i", "float": "f", "double": "d", "size_t": "Q"}  # of the struct module
 _POINTEES = {
     "float": np.float32,
     "double": np.float64,
