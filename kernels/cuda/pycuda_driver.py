@@ -97,8 +97,8 @@ class PycudaDriver:
         if function is None:
             if self.capturing:
                 raise BackendError(
-                    f"CUDA kernel {kernel.name} was met first while a graph is captured, and cannot "
-                    "be loaded then. Run the step once before it is captured."
+                    f"CUDA kernel {kernel.name} was met first while a graph is captured, and "
+                    "cannot be loaded then. Run the step once before it is captured."
                 )
             function = load_function(kernel, self.capability)
             function.prepare(kernel.format)

@@ -1,8 +1,8 @@
 """Searches that stay on the GPU: one iteration captured as a CUDA graph and replayed.
 
-A step (`Step`) puts one iteration on the stream: passes of an engine (`StreamPass`), kernels, update
-and the bookkeeping of its items (`Progress`). `run` repeats it and looks at the items' flags from
-time to time without waiting for the latest steps.
+A step (`Step`) puts one iteration on the stream: passes of an engine (`StreamPass`), kernels,
+update and the bookkeeping of its items (`Progress`). `run` repeats it and looks at the items' flags
+from time to time without waiting for the latest steps.
 """
 
 from __future__ import annotations

@@ -53,11 +53,8 @@ class DeviceAlternation:
         self._first, self._before, self._pulled, self.best = (device.empty(shape) for _ in range(4))
         self._free = device.empty((batch, 1, *shape[2:]))
         self._lam, self._rate, self._scale, self._one = (device.empty((batch,)) for _ in range(4))
-        self._sums = {
-            name: device.empty((batch,), np.float64)
-            for name in ("l1", "squared_change", "largest_change")
-        }
-        self._loss, self._shown = (device.empty((batch,), np.float64) for _ in range(2))
+        sums = (device.empty((batch,), np.float64) for _ in range(5))
+        self._loss, self._shown, self._l1, self._squared, self._change = sums
 
     def start(self, images: Float, free: Float | None = None) -> None:
         """Begin at images (B, C, h, w); free: (B, 1, h, w), None for everywhere.
@@ -89,11 +86,12 @@ class DeviceAlternation:
         kernels.device.copy(self._before, x)
         kernels.energy_step(
             x, self._first, self._pulled, self._lam, self._rate, direct=None, mask=self._free,
-            restored=None, first=None, second=None, **self._sums, proximal=True, lower=s.lower,
-            upper=s.upper,
+            restored=None, first=None, second=None, l1=self._l1, squared_change=self._squared,
+            largest_change=self._change, proximal=True, lower=s.lower, upper=s.upper,
         )  # fmt: skip
-        change, l1 = self._sums["largest_change"], self._sums["l1"]
-        self.progress.settle(self._measured(made), extra=l1, change=change, rate=self._rate)
+        self.progress.settle(
+            self._measured(made), extra=self._l1, change=self._change, rate=self._rate
+        )
         self.progress.keep(self._before, self.best)
 
     def _measured(self, made: DeviceArray) -> DeviceArray:

@@ -36,8 +36,8 @@ class GeneratorPasses:
 class DeviceInversion:
     """A step of Adam on latent and mask together, for one batch size.
 
-    min over z and M of mean(((1 - M)(G(z) - x))^2) + lam / (C h w) sum |M|, M unconstrained. An item
-    whose value is not finite ends with the best it had.
+    min over z and M of mean(((1 - M)(G(z) - x))^2) + lam / (C h w) sum |M|, M unconstrained. An
+    item whose value is not finite ends with the best it had.
 
     Args:
         shared: one mask for all channels.
@@ -81,8 +81,12 @@ class DeviceInversion:
             )
         scale = np.full(len(images), 1.0 / images[0].size)
         for array, host in (
-            (self._x, images), (latent, z), (self.best[0], z), (self._lam, lam), (self._scale, scale),
-        ):  # fmt: skip
+            (self._x, images),
+            (latent, z),
+            (self.best[0], z),
+            (self._lam, lam),
+            (self._scale, scale),
+        ):
             device.upload(array, np.ascontiguousarray(host, np.float32))
         for array in (self._mask, self.best[1], *self._moments):
             device.driver.fill(array.pointer, 0, array.size)
