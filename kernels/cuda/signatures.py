@@ -26,6 +26,7 @@ _POINTEES = {
     "double": np.float64,
     "int": np.int32,
     "unsigned char": np.uint8,
+    "std::uint16_t": np.uint16,
     "unsigned short": np.float16,  # halves, see half.hpp
 }
 

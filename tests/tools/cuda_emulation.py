@@ -19,6 +19,7 @@ SOURCES = (
     "emulate_energy_terms.cpp",
     "emulate_feature_terms.cpp",
     "emulate_image_terms.cpp",
+    "emulate_preprocess.cpp",
 )
 _ROOT = Path(__file__).resolve().parents[2]
 _KERNELS = _ROOT / "kernels"
