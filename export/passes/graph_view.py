@@ -89,10 +89,13 @@ class GraphView:
 
     def dtype(self, name: str) -> np.dtype[Any] | None:
         """Element type where known."""
+        element = self.element_type(name)
+        return np.dtype(helper.tensor_dtype_to_np_dtype(element)) if element else None
+
+    def element_type(self, name: str) -> int:
+        """Element type as ONNX counts them, 0 where not known; NumPy knows no bfloat16."""
         info = self._types.get(name)
-        if info is None or not info.elem_type:
-            return None
-        return np.dtype(helper.tensor_dtype_to_np_dtype(info.elem_type))
+        return 0 if info is None else int(info.elem_type)
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
         """Dimensions (str where symbolic, None where unknown); None where the rank is unknown."""
