@@ -173,14 +173,11 @@ def _energies(
 
     Without a search nothing hangs on the weight; maps of one pass have no range of their own.
     """
-    p, gamma = bundle.manifest.preprocess, settings.gamma
+    p = bundle.manifest.preprocess
     span = 1.0 if settings.score == "dssim" else p.high - p.low
     refine = getattr(search, "refine", "energy")
     if refine == "energy":
-        scale = (
-            1.0 if gamma is None else 0.5 / gamma**2
-        )  # of the squared error, beside the distance
-        return Scope(span, tuple(scale * weight for weight in _L1_WEIGHTS))
+        return Scope(span, tuple(settings.precision * weight for weight in _L1_WEIGHTS))
     if refine != "none":
         scores = (search.search(samples[i].image).score for i in range(min(FIRST, len(samples))))
         span = _MARGIN * max(float(score.max()) for score in scores)

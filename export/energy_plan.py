@@ -34,7 +34,8 @@ class AutoencoderSource:
         kind: name in a bundle: l2ae, dsae, vae or gamma-vae. loss: L_r of its energy.
         reconstruct: 'image' (batch, C, H, W) -> the values of `outputs`.
         outputs: 'reconstruction'; of VAEs 'mean' and 'log_variance'; 'log_scale' where learned.
-        gamma: learned standard deviation of all elements, where there is one.
+        gamma: learned standard deviation of all elements, where there is one; `typical_gamma` the
+            usual one, where every element has its own.
         losses: (share, L_r that this share of the training images does not exceed).
         oracle: the torch network behind `reconstruct`, a `Projector`.
         parameters: weights of encoder and decoder.
@@ -55,6 +56,7 @@ class AutoencoderSource:
     preprocess: dict[str, Any] = field(default_factory=dict)
     low: float = LOW
     high: float = HIGH
+    typical_gamma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def open_autoencoder(path: Path, options: ExportOptions) -> AutoencoderSource | 
         sum(p.numel() for p in model.network.parameters()),
         None if log_gamma is None else float(torch.exp(log_gamma)),
         tuple((float(share), float(loss)) for share, loss in model.losses),
-        projector, dict(model.preprocess),
+        projector, dict(model.preprocess), typical_gamma=model.figures.get("decoder_scale"),
     )  # fmt: skip
 
 
@@ -152,8 +154,12 @@ def energy_settings(source: AutoencoderSource) -> dict[str, Any]:
     Divided by 2 gamma^2 the squared error is steeper by as much: the step is shorter by it, and the
     distance to the frame counts as much more, so that both do what they do beside an l2 loss.
     """
-    known = {"loss": source.loss, "gamma": source.gamma, "training_losses": source.losses}
-    if source.gamma is None:
+    known = {
+        "loss": source.loss, "gamma": source.gamma, "typical_gamma": source.typical_gamma,
+        "training_losses": source.losses,
+    }  # fmt: skip
+    gamma = source.gamma or source.typical_gamma
+    if gamma is None:
         return known
-    flatter = 2 * source.gamma**2
+    flatter = 2 * gamma**2
     return {**known, "alpha": ALPHA * flatter, "lam": LAM / flatter}

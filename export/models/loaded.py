@@ -50,12 +50,14 @@ class LoadedAutoencoder:
         kind: name in `AUTOENCODERS`.
         preprocess: geometry, scale and overlap it was trained with.
         losses: [share, L_r that this share of the training images does not exceed].
+        figures: what training reported.
     """
 
     kind: str
     network: Autoencoder
     preprocess: dict[str, Any] = field(default_factory=dict)
     losses: list[list[float]] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class MeanOf(nn.Module):

@@ -149,8 +149,7 @@ class EnergyMethod:
                 stop, self.low, self.high, problem.loss.direct_factor, free,
             )  # fmt: skip
             return run(problem, step, start, limits, clock=clock)
-        precision = 1.0 if s.gamma is None else 0.5 / s.gamma**2
-        turns = Alternation(s.lam / (2 * precision), self.low, self.high, free=free)
+        turns = Alternation(s.lam / (2 * s.precision), self.low, self.high, free=free)
         return run(problem, turns, start, limits, clock=clock)
 
 

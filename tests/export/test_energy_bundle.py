@@ -83,7 +83,11 @@ def test_bundle_computes_reconstructions_and_gradients(
     gamma: float | None, shape: str,
 ) -> None:  # fmt: skip
     trained = {"geometry": "tiles", "scale": 0.5}
-    network = _save(tmp_path / "part.pt", kind, variance, network=shape, preprocess=trained)
+    typical = np.exp(-1.5) if variance == "pixel" else None
+    figures = {} if typical is None else {"decoder_scale": float(typical)}
+    network = _save(
+        tmp_path / "part.pt", kind, variance, network=shape, preprocess=trained, figures=figures
+    )
     bundle = build_bundle(tmp_path / "part.pt", tmp_path / "part.bundle")
     projector = Projector(network)
     image = rng.random((3, network.settings.channels, 32, 32)).astype(np.float32)
@@ -105,9 +109,12 @@ def test_bundle_computes_reconstructions_and_gradients(
     assert energy is not None
     assert (manifest.method, manifest.model.kind, energy.loss) == ("energy", model, loss)
     assert energy.gamma == (None if gamma is None else pytest.approx(gamma))
+    assert energy.typical_gamma == (None if typical is None else pytest.approx(typical))
     assert energy.step == "tuned"
     # What the squared error is divided by, so is the distance, and the step multiplied.
-    flatter = 1.0 if gamma is None else 2 * gamma**2
+    known = gamma or typical
+    flatter = 1.0 if known is None else 2 * known**2
+    assert energy.precision == pytest.approx(1 / flatter)
     assert energy.lam == pytest.approx(0.05 / flatter)
     assert energy.alpha == pytest.approx(0.5 * flatter)
     assert (images.low, images.high, images.geometry, images.scale) == (0.0, 1.0, "tiles", 0.5)
