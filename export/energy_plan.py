@@ -36,7 +36,8 @@ class AutoencoderSource:
         kind: name in a bundle: l2ae, dsae, vae, gamma-vae or onnx. loss: L_r of its energy.
         reconstruct: 'image' (batch, C, H, W) -> the values of `outputs`.
         outputs: 'reconstruction'; of VAEs 'mean' and 'log_variance'; 'log_scale' where learned.
-        gamma: learned standard deviation of all elements, where there is one.
+        gamma: learned standard deviation of all elements, where there is one; `typical_gamma` the
+            usual one, where every element has its own.
         losses: (share, L_r that this share of the training images does not exceed).
         oracle: the torch network behind `reconstruct`, a `Projector` or alike; None without torch.
         parameters: weights of encoder and decoder. latent: 0 where unknown.
@@ -61,6 +62,7 @@ class AutoencoderSource:
     high: float = HIGH
     noise: float = 0.0
     original: Original | None = None
+    typical_gamma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,9 @@ def open_autoencoder(path: Path, options: ExportOptions) -> AutoencoderSource | 
         sum(p.numel() for p in model.network.parameters()),
         None if log_gamma is None else float(torch.exp(log_gamma)),
         tuple((float(share), float(loss)) for share, loss in model.losses),
-        projector, dict(model.preprocess), noise=model.noise,
+        projector, dict(model.preprocess),
+        typical_gamma=model.figures.get("decoder_scale"),
+        noise=model.figures.get("held_back_rmse", 0.0),
     )  # fmt: skip
 
 
@@ -187,11 +191,10 @@ def energy_settings(source: AutoencoderSource) -> dict[str, Any]:
     times as large the squared error is s^2 times as large, and the tuned step s^3 times where it
     should be s times. So all of them do what they do beside an l2 loss in [0, 1].
     """
-    gamma, span = source.gamma, source.high - source.low
-    if gamma is None and "log_scale" in source.outputs:  # of every element: about as the error
-        gamma = source.noise or None
+    gamma, span = source.gamma or source.typical_gamma, source.high - source.low
     flatter = 1.0 if gamma is None else 2 * gamma**2
     return {
-        "loss": source.loss, "gamma": source.gamma, "training_losses": source.losses,
-        "alpha": ALPHA * flatter / span**2, "lam": (LAM + 2 * source.noise) * span / flatter,
+        "loss": source.loss, "gamma": source.gamma, "typical_gamma": source.typical_gamma,
+        "training_losses": source.losses, "alpha": ALPHA * flatter / span**2,
+        "lam": (LAM + 2 * source.noise) * span / flatter,
     }  # fmt: skip

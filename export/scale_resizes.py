@@ -36,7 +36,7 @@ def scale_resizes(model: onnx.ModelProto) -> onnx.ModelProto:
     for number, node in enumerate(result.graph.node):
         if node.op_type != "Resize" or len(node.input) < 4 or not node.input[3]:
             continue
-        if any(a.name == "axes" or a.s not in (b"", b"stretch") and a.name == _POLICY
+        if any(a.name == "axes" or (a.s not in (b"", b"stretch") and a.name == _POLICY)
                for a in node.attribute):  # fmt: skip
             continue
         sizes, lengths = _asked(result, node), shapes.get(node.input[0], [])

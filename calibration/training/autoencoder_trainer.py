@@ -96,15 +96,25 @@ class AutoencoderTrainer(NetworkTrainer[Autoencoder]):
 
     @torch.no_grad()
     def evaluate(self, images: Tensor) -> dict[str, float]:
-        """Mean L_r, and the root mean square error as a share of the intensity range."""
-        errors = [
-            (self._decoded(part) - _unit(part)).square().mean((1, 2, 3))
-            for part in torch.split(images, PART)
-        ]
-        return {
+        """Mean L_r, and the root mean square error as a share of the intensity range.
+
+        Where every element has a standard deviation g of its own, `decoder_scale` is the one whose
+        1 / g^2 is the mean of theirs.
+        """
+        errors, precisions = [], []
+        for part in torch.split(images, PART):
+            unit = _unit(part).to(self.device)
+            found = self.average.network(unit)
+            errors.append((found.image - unit).square().mean((1, 2, 3)))
+            if found.log_scale is not None:
+                precisions.append(torch.exp(-2 * found.log_scale).mean((1, 2, 3)))
+        figures = {
             "held_back_rmse": float(torch.cat(errors).mean().sqrt()),
             "held_back_loss": float(self.losses(images).mean()),
         }
+        if precisions:
+            figures["decoder_scale"] = float(torch.cat(precisions).mean().rsqrt())
+        return figures
 
     @torch.no_grad()
     def losses(self, images: Tensor) -> Tensor:

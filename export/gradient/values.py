@@ -167,19 +167,22 @@ class ValueTable:
     def _infer_from_vector(self, node: onnx.NodeProto) -> None:
         """Dimensions of a value that is shaped by a vector of sizes."""
         position = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Resize": 3}.get(node.op_type)
-        given = position is not None and len(node.input) > position and node.input[position]
-        vector = self.vector(given) if given else None
+        if position is None or position >= len(node.input) or not node.input[position]:
+            return
+        vector = self.vector(node.input[position])
         if vector is None:
             return
         have = self.value(node.input[0]).dims or ()
-        if node.op_type == "Resize":
-            if len(vector) == len(have) and _stretches(node):
-                self.declare(node.output[0], vector)
-        elif node.op_type == "Reshape":
+        if node.op_type == "Reshape":
             if any(a.name == "allowzero" and a.i for a in node.attribute) and 0 in vector:
                 return
             copied = [d if d != 0 or i >= len(have) else have[i] for i, d in enumerate(vector)]
             self.declare(node.output[0], tuple(None if d == -1 else d for d in copied))
+        elif node.op_type == "Resize":
+            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            kept = attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"
+            if not kept and not attributes.get("axes"):
+                self.declare(node.output[0], vector)
         elif node.op_type == "ConstantOfShape" or all(
             h == 1 or h == v for h, v in zip(have[::-1], vector[::-1], strict=False)
         ):
@@ -190,12 +193,6 @@ class ValueTable:
         vector = vectors.vector_of(self, node)
         if vector is not None:
             self._vectors[node.output[0]] = vector
-
-
-def _stretches(node: onnx.NodeProto) -> bool:
-    """Whether a Resize gives just the sizes that it is asked for."""
-    policy = [a.s for a in node.attribute if a.name == "keep_aspect_ratio_policy"]
-    return policy in ([], [b"stretch"])
 
 
 def _contradict(known: Dim, stated: Dim) -> bool:

@@ -245,9 +245,8 @@ def load_autoencoder(path: Path) -> LoadedAutoencoder | None:
     network = build_autoencoder(checkpoint).folded()
     settle(network)
     return LoadedAutoencoder(
-        checkpoint.kind, network, checkpoint.preprocess, checkpoint.losses,
-        checkpoint.figures.get("held_back_rmse", 0.0),
-    )  # fmt: skip
+        checkpoint.kind, network, checkpoint.preprocess, checkpoint.losses, checkpoint.figures
+    )
 
 
 def settings_of(

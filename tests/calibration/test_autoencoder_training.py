@@ -19,7 +19,9 @@ from unblemish.calibration.training.patience import CHECK_EVERY, Patience
 from unblemish.calibration.training.run import train
 from unblemish.cli import main
 from unblemish.errors import ConfigError
-from unblemish.export.models.checkpoint import load_autoencoder, load_checkpoint
+from unblemish.export.build import build_bundle
+from unblemish.export.models.checkpoint import load_autoencoder, load_checkpoint, save_checkpoint
+from unblemish.runtime.inspector import Inspector
 
 # The same operations in the same order on the same machine; threads may split sums otherwise.
 SAME_LOSS = 1e-5
@@ -190,6 +192,33 @@ def test_learned_scale_is_the_error_of_the_decoder(normals: Path, tmp_path: Path
     gamma = float(torch.exp(loaded.network.log_gamma))
     # The scale is that of noisy codes and a moving average; the error that of images not trained.
     assert report.figures["held_back_rmse"] / 2 < gamma < report.figures["held_back_rmse"] * 2
+
+
+def test_scale_of_a_variance_per_element_is_that_of_its_mean_precision() -> None:
+    trainer = AutoencoderTrainer(_options(model="gamma-vae", variance="pixel"), 3)
+    scale = trainer.average.network.decoder.scale  # silent at first: its bias is what it gives
+    assert scale is not None
+    assert scale.bias is not None
+    scale.bias.copy_(torch.tensor([-3.0, -2.0, -1.0]))
+    figures = trainer.evaluate(torch.zeros(20, 3, 32, 32))
+    expected = np.mean(np.exp([6.0, 4.0, 2.0])) ** -0.5
+    assert figures["decoder_scale"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_paper_schedule_descends_with_a_variance_per_element(normals: Path, tmp_path: Path) -> None:
+    # As after long training: a precision of 1,490, where a step for squared errors would run away.
+    train(normals, tmp_path / "a.pt", _options(model="gamma-vae", variance="pixel", steps=1))
+    checkpoint = load_checkpoint(tmp_path / "a.pt")
+    checkpoint.weights["decoder.scale.bias"].fill_(-4.0)
+    checkpoint.figures["decoder_scale"] = float(np.exp(-4.0))
+    save_checkpoint(tmp_path / "a.pt", checkpoint)
+    bundle = build_bundle(tmp_path / "a.pt", tmp_path / "a.bundle").with_energy(training_losses=())
+    frame = cv2.imread(str(normals / "03.png"), cv2.IMREAD_GRAYSCALE)
+    frame[4:10, 12:20] = 255
+    with Inspector.open(bundle, refine="energy", schedule="paper", threads=1) as inspector:
+        trace = inspector.search(frame).trace
+    assert len(trace) > 20
+    assert trace[-1] < trace[0] - 0.2 * abs(trace[0])
 
 
 def test_autoencoders_are_patient_unless_told_otherwise() -> None:

@@ -84,9 +84,12 @@ def test_bundle_computes_reconstructions_and_gradients(
     gamma: float | None, shape: str,
 ) -> None:  # fmt: skip
     trained = {"geometry": "tiles", "scale": 0.5}
-    known = {"held_back_rmse": RMSE}
+    typical = np.exp(-1.5) if variance == "pixel" else None
+    figures = {"held_back_rmse": RMSE}
+    if typical is not None:
+        figures["decoder_scale"] = float(typical)
     network = _save(
-        tmp_path / "part.pt", kind, variance, network=shape, preprocess=trained, figures=known
+        tmp_path / "part.pt", kind, variance, network=shape, preprocess=trained, figures=figures
     )
     bundle = build_bundle(tmp_path / "part.pt", tmp_path / "part.bundle")
     projector = Projector(network)
@@ -109,11 +112,12 @@ def test_bundle_computes_reconstructions_and_gradients(
     assert energy is not None
     assert (manifest.method, manifest.model.kind, energy.loss) == ("energy", model, loss)
     assert energy.gamma == (None if gamma is None else pytest.approx(gamma))
+    assert energy.typical_gamma == (None if typical is None else pytest.approx(typical))
     assert energy.step == "tuned"
-    # What the squared error is divided by, so is the distance, and the step multiplied; scales of
-    # every element are about as large as the error.
-    scale = RMSE if variance == "pixel" else gamma
-    flatter = 1.0 if scale is None else 2 * scale**2
+    # What the squared error is divided by, so is the distance, and the step multiplied.
+    known = gamma or typical
+    flatter = 1.0 if known is None else 2 * known**2
+    assert energy.precision == pytest.approx(1 / flatter)
     assert energy.lam == pytest.approx((0.05 + 2 * RMSE) / flatter)
     assert energy.alpha == pytest.approx(0.5 * flatter)
     assert (images.low, images.high, images.geometry, images.scale) == (0.0, 1.0, "tiles", 0.5)

@@ -257,6 +257,9 @@ class EnergySettings(_Record):
     gamma: Positive | None = Field(
         None, description="learned standard deviation of the decoder, where it has one for all"
     )
+    typical_gamma: Positive | None = Field(
+        None, description="where it has one for every element, that of the mean of 1 / g^2"
+    )
     lam: float = Field(0.05, ge=0, description="weight of the l1 distance to the frame, eq. 4")
     alpha: Positive = Field(0.5, description="step size, eq. 5")
     step: Literal["tuned", "plain"] = Field(
@@ -277,6 +280,12 @@ class EnergySettings(_Record):
     score: Literal["dssim", "l2"] = Field(
         "dssim", description="what the frame and its projection are compared by"
     )
+
+    @property
+    def precision(self) -> float:
+        """What L_r multiplies squared errors with; of a variance per element, on average."""
+        gamma = self.gamma or self.typical_gamma
+        return 1.0 if gamma is None else 0.5 / gamma**2
 
     @property
     def stop_loss(self) -> float | None:

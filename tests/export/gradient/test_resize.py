@@ -297,3 +297,22 @@ def test_policy_with_symbolic_lengths_is_refused() -> None:
     )
     with pytest.raises(UnsupportedOperatorError, match="keep_aspect_ratio_policy"):
         differentiate(proto, ["x"])
+
+
+def test_size_made_of_the_batch_is_known_where_branches_meet(check_gradients: Check) -> None:
+    proto = parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> '
+        "g (float[batch, 2, 3, 4] x, float[batch, 2, 6, 8] other) => (float[batch, 2, 6, 8] y) "
+        "<int64[2] sides = {6, 8}> {"
+        " kept = Shape<end = 2>(x)"
+        " s = Concat<axis = 0>(kept, sides)"
+        ' wide = Resize<mode = "linear", keep_aspect_ratio_policy = "stretch">(x, , , s)'
+        " y = Add(wide, other) }"
+    )
+
+    def function(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return other + F.interpolate(x, size=(6, 8), mode="bilinear", align_corners=False)
+
+    result = check_gradients(proto, function, differences=False, sizes={"batch": 3})
+    # A gradient that asks at run time what was broadcast sums over axes found by NonZero.
+    assert not {"ReduceSum", "NonZero"} & {node.op_type for node in result.fused.graph.node}
