@@ -1,13 +1,15 @@
 """Energy projection on cut-paste sets: tables 1 and 2 of seed 002, and figure 5.
 
     python benchmarks/energy_protocol.py SETS --out DIR [--models l2ae dsae ae-vae gamma-vae]
-        [--names brick gravel grass magnetic_tile] [--minutes 4] [--scores] [--steps]
+        [--names brick gravel grass magnetic_tile] [--minutes 4] [--paper] [--latent] [--scores]
+        [--steps]
 
 SETS is the --out of `cut_paste.py`. For every set and model an autoencoder is trained on train/good
 (textures by random crops, tiles whole; bundles in --out are used again) and the pixel AUROC of its
 DSSIM map taken over all pixels of the defective images: of the plain reconstruction, of the fast
-search, and with --paper of the paper's schedule (eq. 8, its settings). --scores adds the maps of
-table 2, --steps the AUROC after 1, 2, 5, ... steps of the standard and the tuned step.
+search, and with --paper of the paper's schedule (eq. 8, its settings). --latent adds the search of
+the code (eq. 6), for which bundles are exported with decoder and encoder apart. --scores adds the
+maps of table 2, --steps the AUROC after 1, 2, 5, ... steps of the standard and the tuned step.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from unblemish.calibration.metrics.curves import ScoreCounts
 from unblemish.calibration.training.options import TrainOptions
 from unblemish.calibration.training.run import train
 from unblemish.export.build import build_bundle
+from unblemish.export.options import ExportOptions
 from unblemish.runtime.inspector import Inspector
 
 _CHECKPOINTS = (1, 2, 5, 10, 20, 50, 100, 200)
@@ -75,7 +78,11 @@ def bundle_for(name: str, model: str, options: argparse.Namespace) -> Bundle:
         checkpoint = path.with_suffix(".pt")
         train(options.sets / name / "train" / "good", checkpoint, wanted, overwrite=True)
         build_bundle(checkpoint, path)
-    return Bundle.open(path)
+    bundle = Bundle.open(path)
+    if options.latent and "encoder" not in bundle.manifest.graphs:
+        apart = ExportOptions(latent=True)
+        return build_bundle(path.with_suffix(".pt"), path, options=apart)
+    return bundle
 
 
 def _rows(bundle: Bundle, options: argparse.Namespace) -> dict[str, tuple[Bundle, dict[str, Any]]]:
@@ -87,6 +94,11 @@ def _rows(bundle: Bundle, options: argparse.Namespace) -> dict[str, tuple[Bundle
     }
     if options.paper:
         rows["energy, paper"] = (bundle, paper)
+    if options.latent:
+        code = {"refine": "latent"}
+        rows["code"] = (bundle, code)
+        if options.paper:
+            rows["code, paper"] = (bundle, {**code, "schedule": "paper"})
     if options.scores:
         of_vae = bundle.manifest.model.kind in ("vae", "gamma-vae")
         kinds = ("error", "gradient", "gradient-error", *(("kl", "kl-error") if of_vae else ()))
@@ -136,6 +148,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--every", type=int, default=1, help="take one image in so many")
     parser.add_argument("--paper", action="store_true")
+    parser.add_argument("--latent", action="store_true")
     parser.add_argument("--scores", action="store_true")
     parser.add_argument("--steps", action="store_true")
     parser.add_argument("--threads", type=int)
