@@ -1,9 +1,10 @@
-"""AnoGAN beside RGI on the same generator, on a cut-paste set.
+"""AnoGAN beside RGI on the same generator, on a cut-paste set or on real defects.
 
     python benchmarks/anogan.py SET BUNDLE... [--lam 0.01] [--weights 0.01 0.1 1] [--paper]
         [--every 1]
 
-SET is a folder that `cut_paste.py` wrote, BUNDLE a generator exported with --discriminator-layer.
+SET is a folder that `cut_paste.py` wrote, or any in MVTec AD's layout; BUNDLE a generator exported
+with --discriminator-layer.
 Pixel AUROC over all pixels of the defective images, mean best Dice per image, median time and mean
 steps: of the nearest start, of inversion by l1 without a mask, of RGI and of AnoGAN (seed 002,
 eq. 2) with several weights of the features; with --paper as published: AnoGAN by 500 steps of Adam
