@@ -32,7 +32,8 @@ class StepTimes:
         stages: 'forward', 'backward', 'kernels' and their sum 'step', with 'terms', the passes of
             the discriminator's layer, where the bundle was calibrated for AnoGAN.
         baseline: the same of the baseline, 'forward', 'backward' and 'step'; None without one.
-        speedup: median over the rounds of baseline step over ours, both taken in the same round.
+        speedup: median over the rounds of baseline step over ours, both taken in the same round;
+            without the 'terms', which the baseline has not.
     """
 
     stages: dict[str, Times]
@@ -67,7 +68,8 @@ def profile_steps(
     if theirs is None:
         return StepTimes(mine, None, None)
     other = {n.removeprefix("baseline "): t for n, t in times.items() if n not in mine}
-    paired = np.divide(columns["baseline step"], columns["step"])
+    alike = np.subtract(columns["step"], columns.get("terms", 0.0))
+    paired = np.divide(columns["baseline step"], alike)
     return StepTimes(mine, other, float(np.median(paired)))
 
 
