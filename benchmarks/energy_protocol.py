@@ -1,13 +1,14 @@
 """Energy projection on cut-paste sets: tables 1 and 2 of seed 002, and figure 5.
 
     python benchmarks/energy_protocol.py SET ... --out DIR [--models l2ae dsae ae-vae gamma-vae]
-        [--updates 1000] [--every 1] [--paper] [--scores] [--steps [--figure steps.png]]
+        [--updates 1000] [--every 1] [--paper] [--latent] [--scores] [--steps [--figure steps.png]]
 
 A SET is one that `cut_paste.py --grey` wrote, or real images in MVTec AD's layout. For every set
 and model an autoencoder is trained on train/good (textures by random crops, parts whole; bundles in
 --out are used again), and pixel AUROC and AUPRO of its DSSIM map are taken over the defective
 images: of the plain reconstruction, of the fast search, and with --paper of the paper's schedule
-(eq. 8, its settings: weight 0.05, step 0.5). --scores adds the maps of table 2, --steps the AUROC
+(eq. 8, its settings: weight 0.05, step 0.5). --latent adds the search of
+the code (eq. 6). --scores adds the maps of table 2, --steps the AUROC
 after 1, 2, 5, ... steps of the standard and the tuned step and of the fast search. The bundle's
 weight of the distance is the default of `export`, uncalibrated.
 """
@@ -30,6 +31,7 @@ from unblemish.calibration.training.options import TrainOptions
 from unblemish.calibration.training.run import train
 from unblemish.export.build import build_bundle
 from unblemish.export.energy_plan import ALPHA, LAM
+from unblemish.export.options import ExportOptions
 from unblemish.runtime.inspector import Inspector
 
 _CHECKPOINTS = (1, 2, 5, 10, 20, 50, 100, 200)
@@ -96,7 +98,11 @@ def bundle_for(folder: Path, model: str, options: argparse.Namespace) -> Bundle:
         checkpoint = path.with_suffix(".pt")
         train(folder / "train" / "good", checkpoint, wanted, overwrite=True)
         build_bundle(checkpoint, path)
-    return Bundle.open(path)
+    bundle = Bundle.open(path)
+    if options.latent and "encoder" not in bundle.manifest.graphs:
+        apart = ExportOptions(latent=True)
+        return build_bundle(path.with_suffix(".pt"), path, options=apart)
+    return bundle
 
 
 def _rows(bundle: Bundle, options: argparse.Namespace) -> dict[str, tuple[Bundle, dict[str, Any]]]:
@@ -109,6 +115,11 @@ def _rows(bundle: Bundle, options: argparse.Namespace) -> dict[str, tuple[Bundle
     }
     if options.paper:
         rows["energy, paper"] = (published, paper)
+    if options.latent:
+        code = {"refine": "latent"}
+        rows["code"] = (bundle, code)
+        if options.paper:
+            rows["code, paper"] = (bundle, {**code, "schedule": "paper"})
     if options.scores:
         of_vae = bundle.manifest.model.kind in ("vae", "gamma-vae")
         kinds = ("error", "gradient", "gradient-error", *(("kl", "kl-error") if of_vae else ()))
@@ -163,6 +174,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=1000, help="of the weights")
     parser.add_argument("--every", type=int, default=1, help="take one image in so many")
     parser.add_argument("--paper", action="store_true")
+    parser.add_argument("--latent", action="store_true")
     parser.add_argument("--scores", action="store_true")
     parser.add_argument("--steps", action="store_true")
     parser.add_argument("--figure", type=Path, help="a picture of --steps")

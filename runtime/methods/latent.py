@@ -20,7 +20,7 @@ from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
 from unblemish.runtime.solvers.protocol import Double, Float
 
 _RATE = 0.1
-_FAST_STEPS = 30  # which mostly settles within fifteen
+_FAST_STEPS = 30  # settles within fifteen to thirty
 
 
 @dataclass(frozen=True)

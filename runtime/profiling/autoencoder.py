@@ -1,4 +1,4 @@
-"""What a step of energy projection takes: a turn without gradient, and a step of descent."""
+"""What a step of an autoencoder's search takes: a turn, a step of descent, a step of the code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import numpy as np
 from unblemish.bundle import Bundle
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
-from unblemish.runtime.energy_search import energy_method, load_autoencoder
+from unblemish.runtime.energy_search import (
+    energy_method,
+    latent_method,
+    load_autoencoder,
+    load_code_engines,
+)
+from unblemish.runtime.methods.energy import EnergyMethod
+from unblemish.runtime.methods.latent import LatentMethod
 from unblemish.runtime.profiling.timing import Times
 
 _LEAST_ROUNDS = 5
@@ -26,17 +33,22 @@ def profile_projection(
     """Time searches of one image of random pixels, by turns, for about `seconds`.
 
     Returns: 'turn' of the fast schedule (a pass forward and the update), 'step' of the paper's (a
-        pass forward and back, and the update); each the time of a search by its steps.
+        pass forward and back, and the update), and, where the bundle has the decoder apart, 'code'
+        of the fast search of the code (the decoder forward and back, and the update); each the time
+        of a search by its steps.
     Raises: BundleError, BackendError or MissingDependencyError where a graph or engine is missing.
     """
     opened = open_backend(backend, threads, bundle=bundle)
     chosen = kernels or default_kernels(threads)
-    methods = {
+    methods: dict[str, EnergyMethod | LatentMethod] = {
         name: energy_method(
             bundle, load_autoencoder(bundle, opened, gradient=slopes), chosen, schedule
         )
         for name, schedule, slopes in (("turn", "fast", False), ("step", "paper", True))
     }
+    if "generator_forward" in bundle.manifest.graphs:
+        engines = load_code_engines(bundle, opened)
+        methods["code"] = latent_method(bundle, engines, chosen, "fast")
     p = bundle.manifest.preprocess
     random = np.random.default_rng(0)
     image = random.uniform(p.low, p.high, (1, p.channels, p.height, p.width)).astype(np.float32)

@@ -14,8 +14,10 @@ from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import ConfigError
 from unblemish.kernels import Kernels, default_kernels
-from unblemish.runtime.backends import Pair, open_backend
-from unblemish.runtime.engines import tensor_of_role
+from unblemish.runtime.backends import Backend, Pair, open_backend
+from unblemish.runtime.engines import load_discriminator_features, tensor_of_role
+from unblemish.runtime.methods.anogan import FeatureDistance
+from unblemish.runtime.methods.terms import ImageTerm
 from unblemish.runtime.profiling.timing import Times
 
 _WARM_UP = 3
@@ -27,9 +29,11 @@ class StepTimes:
     """Times of one step at batch 1.
 
     Args:
-        stages: 'forward', 'backward', 'kernels' and their sum 'step'.
+        stages: 'forward', 'backward', 'kernels' and their sum 'step', with 'terms', the passes of
+            the discriminator's layer, where the bundle was calibrated for AnoGAN.
         baseline: the same of the baseline, 'forward', 'backward' and 'step'; None without one.
-        speedup: median over the rounds of baseline step over ours, both taken in the same round.
+        speedup: median over the rounds of baseline step over ours, both taken in the same round;
+            without the 'terms', which the baseline has not.
     """
 
     stages: dict[str, Times]
@@ -53,8 +57,12 @@ def profile_steps(
     Raises: ConfigError for another baseline; BundleError, BackendError or MissingDependencyError
     where a graph or engine is missing.
     """
-    pair = open_backend(backend, threads, bundle=bundle).pair(*_pair_files(bundle))
-    ours = _EngineStep(pair, bundle, kernels or default_kernels(threads))
+    opened, chosen = (
+        open_backend(backend, threads, bundle=bundle),
+        kernels or default_kernels(threads),
+    )
+    pair = opened.pair(*_pair_files(bundle))
+    ours = _EngineStep(pair, bundle, chosen, term=_layer_term(bundle, opened, chosen))
     theirs = None if baseline is None else _baseline(baseline, bundle, threads)
     rows = _rounds(ours, theirs, seconds)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -63,19 +71,27 @@ def profile_steps(
     if theirs is None:
         return StepTimes(mine, None, None)
     other = {n.removeprefix("baseline "): t for n, t in times.items() if n not in mine}
-    paired = np.divide(columns["baseline step"], columns["step"])
+    alike = np.subtract(columns["step"], columns.get("terms", 0.0))
+    paired = np.divide(columns["baseline step"], alike)
     return StepTimes(mine, other, float(np.median(paired)))
 
 
 class _EngineStep:
-    """A step through a pair; between the two the closed-form kernel, unless it is timed bare."""
+    """A step through a pair; between the two the closed-form kernel, unless it is timed bare, and
+    the further term of the image, where there is one."""
 
     def __init__(
-        self, pair: Pair, bundle: Bundle, kernels: Kernels | None, *, bare: bool = False
+        self,
+        pair: Pair,
+        bundle: Bundle,
+        kernels: Kernels | None,
+        *,
+        bare: bool = False,
+        term: ImageTerm | None = None,
     ) -> None:
         role: GraphRole = "generator" if bare else "generator_forward"
         manifest, random = bundle.manifest, np.random.default_rng(0)
-        self._pair = pair
+        self._pair, self._term = pair, term
         self._latent = tensor_of_role(manifest, role, "latent", output=False).name
         self._image = tensor_of_role(manifest, role, "image", output=True).name
         size = next(spec.shape for spec in pair.inputs if spec.name == self._latent)
@@ -93,11 +109,16 @@ class _EngineStep:
         forwarded = perf_counter()
         cotangent = self._cotangent if self._kernel is None else self._kernel(g)
         between = perf_counter()
+        if self._term is not None:
+            self._term.add(self._x, g, self._x, cotangent=cotangent, value=np.zeros(1))
+        added = perf_counter()
         self._pair.backward({self._image: cotangent})
         done = perf_counter()
-        stages = {"forward": forwarded - began, "backward": done - between, "step": done - began}
+        stages = {"forward": forwarded - began, "backward": done - added, "step": done - began}
         if self._kernel is not None:
             stages["kernels"] = between - forwarded
+        if self._term is not None:
+            stages["terms"] = added - between
         return {name: 1e3 * spent for name, spent in stages.items()}
 
 
@@ -131,6 +152,15 @@ def _closed_form(
         return cotangent
 
     return between
+
+
+def _layer_term(bundle: Bundle, backend: Backend, kernels: Kernels) -> ImageTerm | None:
+    """The discriminator's layer of a bundle that was calibrated for AnoGAN."""
+    calibration = bundle.manifest.calibration
+    if calibration is None or calibration.refine != "anogan":
+        return None
+    layer = load_discriminator_features(bundle, backend)
+    return FeatureDistance(layer, kernels, bundle.manifest.rgi.anogan_weight)
 
 
 def _baseline(name: str, bundle: Bundle, threads: int | None) -> _EngineStep:

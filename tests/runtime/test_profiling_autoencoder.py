@@ -22,6 +22,14 @@ def test_turn_and_step_are_timed(make_energy_bundle: Callable[..., Bundle]) -> N
     assert all(t.p50 > 0 and t.samples >= 5 for t in times.values())
 
 
+def test_step_of_the_code_is_timed_where_the_decoder_is_apart(
+    make_energy_bundle: Callable[..., Bundle],
+) -> None:
+    times = profile_projection(make_energy_bundle(latent=True), seconds=0)
+    assert set(times) == {"turn", "step", "code"}
+    assert times["code"].p50 > 0
+
+
 def test_the_command_prints_stages_and_steps(
     make_energy_bundle: Callable[..., Bundle],
     tmp_path: Path,

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from unblemish import Inspector, Status
 from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
+from unblemish.calibration.report import scalar_name
 from unblemish.errors import BundleError, ConfigError
 from unblemish.images import write_image
 from unblemish.runtime.options import SearchOptions
+from unblemish.runtime.profiling import profile_steps
 from unblemish.runtime.search import Search
 
 Part = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
@@ -113,5 +115,9 @@ def test_weight_of_the_features_is_calibrated_and_kept(
     assert manifest.rgi.lam == bundle.manifest.rgi.lam
     assert len(result.tuning.trials) >= 5
     assert (result.calibration.dice or 0) > 0.3
+    assert scalar_name(result) == "lambda"
     with Inspector.open(bundle.path, threads=1) as inspector:
         assert inspector.refine == "anogan"
+    stages = profile_steps(Bundle.open(bundle.path), threads=1, seconds=0).stages
+    assert stages["terms"].p50 > 0
+    assert stages["step"].p50 >= stages["terms"].p50

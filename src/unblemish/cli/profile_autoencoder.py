@@ -49,7 +49,8 @@ def text(result: dict[str, Any]) -> str:
             f"per image, {result['steps_per_image']['p50']:.0f} steps at the median",
             format_times(result["per_image_ms"]),
             "",
-            "per step, batch 1: a turn of the fast schedule, a step of the paper's",
+            "per step, batch 1: a turn of the fast schedule, a step of the paper's, and where the "
+            "decoder is apart one of the code's search",
             format_times(result["per_step_ms"]),
         ]
     )

@@ -74,11 +74,17 @@ def _method(m: Any) -> str:
         return (
             f"{m.method}: {e.loss}, lambda {e.lam:g}, {e.step} step {e.alpha:g} ({e.optimiser}), "
             f"at most {e.max_steps} steps, ends {stop}, map {e.score}"
+            + (f"; of the code: lambda {e.latent_lam:g}" if "encoder" in m.graphs else "")
         )
     return (
         f"{m.method}: {r.loss}, mask {r.mask}, lambda {r.lam:g}, start {r.start}, "
         f"at most {r.max_steps} steps"
+        + (f"; AnoGAN: weight {r.anogan_weight:g}" if _has_layer(m) else "")
     )
+
+
+def _has_layer(m: Any) -> bool:
+    return "discriminator_features_forward" in m.graphs
 
 
 def _facts(opened: Bundle) -> list[tuple[str, str]]:
