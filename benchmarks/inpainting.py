@@ -286,7 +286,7 @@ def _draw(path: Path, shown: list[Any]) -> None:
         panels += [(how, found[how][0][0]) for how in ("pasted", "Telea", "eq. 7", "ours")]
         panels += [("blind: eq. 8", blind["eq. 8"][0][0]), ("blind: ours", blind["filled"][0][0])]
         titled = [(title if not rows else "", _flat(p)) for title, p in panels]
-        rows.append(side_by_side(titled, height=160))
+        rows.append(side_by_side(titled, height=112))
     width = min(row.shape[1] for row in rows)
     white = np.full((8, width, 3), 255, np.uint8)
     write_image(path, np.concatenate([part for row in rows for part in (row[:, :width], white)]))
