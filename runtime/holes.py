@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unblemish.errors import ShapeError
 from unblemish.runtime.frames import from_unit, to_channels, to_unit, white_for
 from unblemish.runtime.geometry import Geometry
-from unblemish.runtime.membrane import extend
+from unblemish.runtime.membrane import membrane
 from unblemish.runtime.solvers.protocol import Bool, Float
 
 
@@ -96,6 +96,6 @@ def checked_mask(mask: NDArray[Any], shape: tuple[int, ...]) -> Bool:
 
 
 def carried(unit: Float, hole: Bool) -> Float:
-    """(H, W, C) with the hole as the smoothest surface from its rim, see `extend`."""
+    """(H, W, C) with the hole as the smoothest surface from its rim, see `membrane`."""
     planes = np.ascontiguousarray(unit.transpose(2, 0, 1))
-    return np.ascontiguousarray(extend(planes, hole).transpose(1, 2, 0))
+    return np.ascontiguousarray(membrane(planes, hole).transpose(1, 2, 0))

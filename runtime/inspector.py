@@ -26,8 +26,10 @@ from unblemish.runtime.decision import (
 from unblemish.runtime.energy_search import EnergySearch
 from unblemish.runtime.feature_search import FeatureSearch, Survey
 from unblemish.runtime.found import Found
+from unblemish.runtime.frames import white_for
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.options import SearchOptions
+from unblemish.runtime.restored import Restored, changed_by_much
 from unblemish.runtime.search import Search
 from unblemish.runtime.solvers.loop import Clock
 from unblemish.runtime.solvers.protocol import Float
@@ -165,8 +167,7 @@ class Inspector:
     ) -> NDArray[Any]:
         """Replace the pixels of a known mask by what a normal part would show there.
 
-        Works on a bundle that is not calibrated. Where the mask is not known, `search` finds it:
-        its result is `restored`.
+        Works on a bundle that is not calibrated. Where the mask is not known, see `restore`.
 
         Args:
             frame: as for `inspect`. mask: (H, W), bool, or numbers of which all but 0 count.
@@ -178,6 +179,28 @@ class Inspector:
         limit = self._deadline_ms if deadline_ms is None else deadline_ms
         with self._lock:
             return self._open().inpaint(frame, mask, deadline_ms=limit)
+
+    def restore(self, frame: Any, *, deadline_ms: float | None = None) -> Restored:
+        """Find what is foreign, and replace it by what a normal part would show (blind inpainting).
+
+        Works on a bundle that is not calibrated. A detector's restored image is what it found.
+
+        Args:
+            deadline_ms: time for everything; half of it may be left for filling.
+        Raises: SourceError where the frame is not usable.
+        """
+        limit = self._deadline_ms if deadline_ms is None else deadline_ms
+        half = None if limit is None else limit / 2
+        with self._lock:
+            search = self._open()
+            found = search(frame, deadline_ms=half)
+            if isinstance(search, FeatureSearch):
+                return Restored(found.restored, found.mask > 0, found)
+            white = white_for(frame, search.options.white, self.bundle.manifest.preprocess.white)
+            hole = changed_by_much(frame, found, white)
+            if not hole.any():
+                return Restored(found.restored, hole, found)
+            return Restored(search.inpaint(frame, hole, deadline_ms=half), hole, found)
 
     def survey(self, frame: Any) -> Survey:
         """How far a normal frame reaches, for calibration.

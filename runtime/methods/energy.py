@@ -95,7 +95,7 @@ class Energy:
 
 @dataclass
 class Seam:
-    """Squared differences of x - f(x) between neighbours in the hole, over images (N, C, h, w).
+    """`roughness` of x - f(x) in the hole, over images (N, C, h, w).
 
     Args:
         free: (N, 1, h, w), the hole.

@@ -24,15 +24,14 @@ class BlendingState:
 class Blending:
     """x <- y + (x - y carried into the hole), with y the reconstruction of x.
 
-    With y held fixed this is the exact minimum of the squared differences of x - y between
-    neighbours in the hole: x takes the slopes of y there and joins the known pixels at its rim.
-    x <- y, which minimises |x - y|^2, would show at the rim what the model cannot make. An
-    evaluation's gradient is (y,).
+    With y held fixed this is the exact minimum of the `roughness` of x - y: x takes the shape of y
+    in the hole and joins the known pixels at its rim. x <- y, which minimises |x - y|^2, would show
+    at the rim what the model cannot make. An evaluation's gradient is (y,).
 
     Args:
         free: (N, 1, h, w), the hole. lower, upper: valid range of the images.
         least: an item has arrived where no pixel changes by more.
-    Source: seed 002, eq. 7 without the gradient; the surface of Perez et al. 2003.
+    Source: seed 002, eq. 7, with another energy; see `membrane` for the surface.
     """
 
     free: Bool

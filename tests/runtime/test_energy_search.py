@@ -168,14 +168,42 @@ def test_known_pixels_stay_and_the_hole_is_filled(
     assert after < 0.15 * before
 
 
-def test_a_mask_of_another_size_or_bundle_is_refused(
+def test_a_mask_of_another_size_is_refused(
     make_energy_bundle: MakeBundle, tiny_bundle: Bundle
 ) -> None:
     frame, hole = part(np.random.default_rng(8)), np.zeros((8, 8), np.bool_)
-    with Inspector.open(make_energy_bundle()) as inspector, pytest.raises(ShapeError, match="size"):
-        inspector.inpaint(frame, hole)
-    with Inspector.open(tiny_bundle) as inspector, pytest.raises(ConfigError, match="autoencoder"):
-        inspector.inpaint(frame, hole)
+    for bundle in (make_energy_bundle(), tiny_bundle):
+        with Inspector.open(bundle) as inspector, pytest.raises(ShapeError, match="size"):
+            inspector.inpaint(frame, hole)
+
+
+@pytest.mark.parametrize("schedule", ["fast", "paper"])
+@pytest.mark.parametrize("size", [(40, 72), (16, 16)])
+def test_holes_across_tiles_are_filled_without_seams(
+    make_energy_bundle: MakeBundle, schedule: str, size: tuple[int, int]
+) -> None:
+    bundle = make_energy_bundle(preprocess={"geometry": "tiles", "overlap": 0.5})
+    frame = part(np.random.default_rng(4), *size)
+    hole = np.zeros(size, np.bool_)
+    hole[size[0] // 3 : size[0] // 2, 4 : size[1] - 4] = True
+    noisy = frame.copy()
+    noisy[hole] = np.random.default_rng(1).integers(0, 255, hole.sum())
+    with Inspector.open(bundle, schedule=schedule) as inspector:
+        filled = inspector.inpaint(noisy, hole)
+    np.testing.assert_array_equal(filled[~hole], frame[~hole])
+    before, after = (np.abs(i.astype(float) - frame)[hole].mean() for i in (noisy, filled))
+    assert after < (0.1 if schedule == "fast" else 0.4) * before
+
+
+def test_a_deadline_ends_the_filling(make_energy_bundle: MakeBundle) -> None:
+    frame = part(np.random.default_rng(3))
+    hole = np.zeros(frame.shape, np.bool_)
+    hole[4:9, 3:12] = True
+    ticks = iter(np.arange(0, 100, 0.5))
+    with Inspector.open(make_energy_bundle(), clock=lambda: float(next(ticks))) as inspector:
+        filled = inspector.inpaint(frame, hole, deadline_ms=1.0)
+    np.testing.assert_array_equal(filled[~hole], frame[~hole])
+    assert filled[hole].std() < 60
 
 
 @pytest.mark.parametrize("refine", ["none", "gradient"])

@@ -20,7 +20,7 @@ from unblemish.batch.writer import ResultWriter
 from unblemish.errors import ConfigError, SourceError, UnblemishError
 from unblemish.images import Image, write_image
 from unblemish.report.overlay import draw_overlay, fit_height, to_display
-from unblemish.runtime.found import Found
+from unblemish.runtime.restored import Restored
 
 GRID = "grid.png"
 _MOST_ROWS = 24
@@ -37,7 +37,7 @@ class Fills(Protocol):
     ) -> NDArray[Any]:
         """Fill a known mask."""
 
-    def search(self, frame: NDArray[Any], *, deadline_ms: float | None = None) -> Found:
+    def restore(self, frame: NDArray[Any], *, deadline_ms: float | None = None) -> Restored:
         """Find the mask and fill it."""
 
     def close(self) -> None:
@@ -117,19 +117,17 @@ def _fill(filler: Fills, options: InpaintOptions, frame: Frame) -> tuple[Record,
     image = frame.image
     if image is None:
         raise frame.error or SourceError(f"cannot read {frame.source.label}.")
-    mask = options.masks.of(frame.source, image) if options.masks.known else None
+    known = options.masks.of(frame.source, image) if options.masks.known else None
     started = perf_counter()
-    if mask is None:
-        found = filler.search(image, deadline_ms=options.deadline_ms)
-        restored, status, steps = found.restored, found.status.value, found.steps
+    if known is None:
+        made = filler.restore(image, deadline_ms=options.deadline_ms)
+        restored, hole, found = made.image, made.hole, made.found
     else:
-        restored, status, steps = _inside(filler, image, mask, options.deadline_ms), None, None
+        restored, hole, found = _inside(filler, image, known, options.deadline_ms), known, None
     latency = 1e3 * (perf_counter() - started)
-    record = filled_record(frame.source, restored, mask, latency, status, steps)
-    pictures = [("image", image), ("restored", restored)]
-    if mask is not None:
-        pictures.insert(1, ("to be filled", draw_overlay(image, mask, least_side=_HEIGHT)))
-    return record, pictures
+    record = filled_record(frame.source, restored, hole, latency, found)
+    outlined = draw_overlay(image, hole, least_side=_HEIGHT)
+    return record, [("image", image), ("filled", outlined), ("restored", restored)]
 
 
 def _inside(filler: Fills, image: Image, mask: Mask, deadline_ms: float | None) -> NDArray[Any]:

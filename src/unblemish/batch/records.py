@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unblemish.batch.sources import Source
 from unblemish.images import Image
+from unblemish.runtime.found import Found
 from unblemish.runtime.inspection import Inspection
 
 Record = dict[str, Any]
@@ -47,24 +48,22 @@ def record_of(source: Source, inspection: Inspection, latency_ms: float) -> Reco
 def filled_record(
     source: Source,
     restored: Image,
-    mask: NDArray[np.bool_] | None,
+    hole: NDArray[np.bool_],
     latency_ms: float,
-    status: str | None = None,
-    steps: int | None = None,
+    found: Found | None,
 ) -> Record:
     """Everything about one frame that was filled.
 
     Args:
-        mask: (H, W), what was to be filled; None where the search found it, which then has a
-            `status` and `steps`.
+        hole: (H, W), what was filled. found: the search that found it; None where it was known.
     """
     height, width = restored.shape[:2]
     return {
         **_identity(source),
-        "blind": mask is None,
-        "hole_area": None if mask is None else int(np.count_nonzero(mask)),
-        "status": status,
-        "steps": steps,
+        "blind": found is not None,
+        "hole_area": int(np.count_nonzero(hole)),
+        "status": None if found is None else found.status.value,
+        "steps": None if found is None else found.steps,
         "width": width,
         "height": height,
         "latency_ms": latency_ms,

@@ -54,7 +54,7 @@ def inpaint(
         typer.Option(help="Intensity of white in the images, e.g. 4095 [the bundle's]."),
     ] = None,
 ) -> None:
-    """Fill masked pixels as a normal part would look; without masks, restore the whole image.
+    """Fill masked pixels as a normal part would look; without masks, what is found to be foreign.
 
     With a mask every other pixel stays as it is. Needs the bundle of an autoencoder or generator,
     calibrated or not, or of a detector fitted with an inpainter.
@@ -98,7 +98,7 @@ def _run(options: InpaintOptions, sources: list[Source], json_lines: bool) -> tu
 
         records = run_inpainting(options, sources, listen)
     if not json_lines:
-        columns = ("image", "filled", "pixels", "ms")
+        columns = ("image", "hole", "pixels", "ms")
         typer.echo(format_table(columns, [_row(record) for record in records], left=2))
     _tell(records, options.out)
     return records
@@ -108,8 +108,7 @@ def _row(record: Record) -> tuple[str, ...]:
     if "error" in record:
         return (record["name"], "error", "", "")
     how = "blind" if record["blind"] else "mask"
-    area = "" if record["blind"] else str(record["hole_area"])
-    return (record["name"], how, area, f"{record['latency_ms']:.0f}")
+    return (record["name"], how, str(record["hole_area"]), f"{record['latency_ms']:.0f}")
 
 
 def _tell(records: tuple[Record, ...], out: Path) -> None:

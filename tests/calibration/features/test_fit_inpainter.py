@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from unblemish.bundle import Bundle
 from unblemish.calibration.features.fit import fit
 from unblemish.calibration.features.options import FitOptions
-from unblemish.errors import BundleError, ModelError
+from unblemish.errors import BundleError, ConfigError, ModelError
 from unblemish.images import read_image
 from unblemish.runtime import feature_search
 from unblemish.runtime.backends import open_backend
@@ -134,6 +134,26 @@ def test_without_one_the_classical_inpainter_starts(
     bundle = fit(OPTIONS, normals, weights, tmp_path / "q.bundle").bundle
     assert "inpainter" not in bundle.manifest.graphs
     assert load_inpainter(bundle, open_backend("onnxruntime", 1)) is None
+
+
+def test_a_known_hole_is_filled_by_it_alone(bundle: Bundle) -> None:
+    frame = np.random.default_rng(1).integers(115, 125, (40, 50), np.uint8)
+    hole = np.zeros(frame.shape, np.bool_)
+    hole[10:20, 12:30] = True
+    with Inspector.open(bundle) as inspector:
+        filled = inspector.inpaint(frame, hole)
+    np.testing.assert_array_equal(filled[~hole], frame[~hole])
+    assert np.abs(filled[hole] - 255 * FILL).max() <= 2  # frames are resampled there and back
+
+
+def test_a_known_hole_without_one_is_refused(normals: Path, weights: Path, tmp_path: Path) -> None:
+    bundle = fit(OPTIONS, normals, weights, tmp_path / "bare.bundle").bundle
+    frame, hole = np.zeros((40, 50), np.uint8), np.ones((40, 50), np.bool_)
+    with (
+        Inspector.open(bundle) as inspector,
+        pytest.raises(ConfigError, match="holds no inpainter"),
+    ):
+        inspector.inpaint(frame, hole)
 
 
 def test_a_damaged_inpainter_is_refused(bundle: Bundle) -> None:
