@@ -258,7 +258,7 @@ def test_value_that_a_subgraph_reads_keeps_its_type() -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_pair_through_a_pixel_norm_agrees_with_float32(precision: str) -> None:
-    """Kept halves meet float32 operators: c = a / sqrt(mean a^2) reads a, kept as it was computed."""
+    """Halves meet float32 operators: c = a / sqrt(mean a^2)."""
     model = parser.parse_model("""<ir_version: 10, opset_import: ["": 20]>
         g (float[batch,3,9,7] x) => (float[batch,2,9,7] y) <float eps = {1e-8}> {
             a = Conv<pads = [1,1,1,1]>(x, w) q = Mul(a, a) m = ReduceMean<keepdims = 1>(q, axes)
@@ -279,3 +279,16 @@ def test_pair_through_a_pixel_norm_agrees_with_float32(precision: str) -> None:
         back = run(pair["generator_backward"], {**there, "x": x, "ct_y": ct})
         gradients.append(back["grad_x"])
     assert 1e-6 < relative(*gradients) < 2 * CLOSE[precision]
+
+
+def test_half_input_before_float32_operators_is_widened() -> None:
+    """What is behind it was float32 and stays so: types are those of the graph as it was given."""
+    model = parser.parse_model("""<ir_version: 10, opset_import: ["": 21]>
+        g (float[2,2] kept, float[2,2] x) => (float[2,2] y) <float[2,2] w = {1, 2, 3, 4}> {
+            s = Mul(kept, x) y = MatMul(s, w) }""")
+    made = halve(model, FP16, half_inputs={"kept"}).model
+    onnx.checker.check_model(made, full_check=True)
+    assert types(made)["s"] == TensorProto.FLOAT
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    found = run(made, {"kept": x, "x": x})["y"]
+    np.testing.assert_array_equal(found, (x * x) @ np.array([[1, 2], [3, 4]]))
