@@ -203,8 +203,8 @@ def _finish(image: Bytes, options: Any) -> Bytes:
 
 
 def iterate(folder: Path) -> Iterator[tuple[str, Bytes, Mask]]:
-    """Kind, image and mask of every defective image of a set."""
-    for kind in KINDS:
+    """Kind, image and mask of every defective image of a folder in MVTec AD's layout."""
+    for kind in sorted(path.name for path in (folder / "ground_truth").iterdir()):
         for path in list_images([folder / "test" / kind]):
             truth = read_image(folder / "ground_truth" / kind / f"{path.stem}_mask.png")
             yield kind, np.asarray(read_image(path), np.uint8), truth > 127

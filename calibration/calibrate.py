@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle, update_bundle
-from unblemish.bundle.manifest import Calibration, EnergySettings
+from unblemish.bundle.manifest import Calibration
 from unblemish.calibration.detector import pixel_floor, prepare_detector
+from unblemish.calibration.energy import prepare_energy
 from unblemish.calibration.normals import KINDS, SyntheticSet, choose_normals
-from unblemish.calibration.race import FIRST
 from unblemish.calibration.result import CalibrationResult
 from unblemish.calibration.scores import ScoreStore
 from unblemish.calibration.seen import seen_by
@@ -37,8 +37,7 @@ Progress = Callable[[str, int | None], None]
 """Called after every search: (stage, number of searches in the stage, None where not known)."""
 
 WEIGHT_FILE = "score_weights.npy"
-_MARGIN = 2.0  # scores reach beyond those of the first few synthetic defects
-_L1_WEIGHTS = (0.0125, 0.025, 0.05, 0.1, 0.2)  # around that of seed 002, section 4.1
+_ANOGAN_WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)  # around that of Schlegl et al. 2017
 SYNTHETIC = 48  # images: each shape with each fill six times
 
 
@@ -101,9 +100,11 @@ def calibrate(
     if opened.manifest.detector is not None:
         opened, scope = prepare_detector(opened, search, chosen, samples, progress, seen)
     elif opened.manifest.energy is not None:
-        scope = _energies(opened, opened.manifest.energy, search, samples)
+        opened, scope = prepare_energy(
+            opened, opened.manifest.energy, search, samples, lambda: progress("steps", None)
+        )
     else:
-        scope = _intensities(opened)
+        scope = _intensities(opened, search)
     refine = getattr(search, "refine", None)
     tuning = _tune(samples, search, progress, min(chosen.frame), scope)
     lam = tuning.best.lam
@@ -159,32 +160,13 @@ def _with_white(bundle: Bundle, white: float) -> Bundle:
     return Bundle(bundle.path, bundle.manifest.model_copy(update={"preprocess": preprocess}))
 
 
-def _intensities(bundle: Bundle) -> Scope:
+def _intensities(bundle: Bundle, search: Searcher) -> Scope:
     """Range of the scores of a generator's bundle, and the lambdas to try."""
     p = bundle.manifest.preprocess
     span = p.high - p.low
+    if getattr(search, "refine", None) == "anogan":
+        return Scope(span, _ANOGAN_WEIGHTS)
     return Scope(span, lambda_grid(span, p.channels if bundle.manifest.rgi.mask == "shared" else 1))
-
-
-def _energies(
-    bundle: Bundle, settings: EnergySettings, search: Searcher, samples: SyntheticSet
-) -> Scope:
-    """Range of the scores of an autoencoder's bundle, and the weights of the l1 distance to try.
-
-    Without a search nothing hangs on the weight; maps of one pass have no range of their own.
-    """
-    p, gamma = bundle.manifest.preprocess, settings.gamma
-    span = 1.0 if settings.score == "dssim" else p.high - p.low
-    refine = getattr(search, "refine", "energy")
-    if refine == "energy":
-        scale = (
-            1.0 if gamma is None else 0.5 / gamma**2
-        )  # of the squared error, beside the distance
-        return Scope(span, tuple(scale * weight for weight in _L1_WEIGHTS))
-    if refine != "none":
-        scores = (search.search(samples[i].image).score for i in range(min(FIRST, len(samples))))
-        span = _MARGIN * max(float(score.max()) for score in scores)
-    return Scope(span, (settings.lam or 1.0,))
 
 
 def _tune(
@@ -283,10 +265,12 @@ def _settings(bundle: Bundle, lam: float, refine: str | None) -> dict[str, Any]:
     """The manifest's sections that hold what was chosen."""
     manifest = bundle.manifest
     if manifest.energy is not None:
-        chosen = {"lam": lam} if refine == "energy" else {}
+        named = {"energy": "lam", "latent": "latent_lam"}.get(refine or "")
+        chosen = {} if named is None else {named: lam}
         return {"rgi": manifest.rgi, "energy": manifest.energy.model_copy(update=chosen)}
     if manifest.detector is None:
-        return {"rgi": manifest.rgi.model_copy(update={"lam": lam})}
+        name = "anogan_weight" if refine == "anogan" else "lam"
+        return {"rgi": manifest.rgi.model_copy(update={name: lam})}
     f2pad = manifest.f2pad
     if refine in ("initial", "f2pad"):
         f2pad = f2pad.model_copy(update={"outline_onset": lam})

@@ -8,6 +8,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from unblemish.bundle import Bundle
+from unblemish.calibration.defects import SyntheticDefect
+from unblemish.runtime.found import Found
+from unblemish.runtime.inspector import Inspector
+
 Option = TypeVar("Option")
 
 FIRST = 8  # images on which every option is tried: each shape with each fill once
@@ -37,6 +42,34 @@ def race(
             return alive[best]
         alive = [option for option, kept in zip(alive, keep, strict=True) if kept]
         count = min(2 * count, total)
+
+
+def race_bundles(
+    options: Sequence[Bundle],
+    inspector: Inspector,
+    samples: Sequence[SyntheticDefect],
+    figure: Callable[[Found, NDArray[np.bool_]], float],
+    progress: Callable[[], None],
+) -> Bundle:
+    """The bundle, of several with other settings of the same files, of the largest mean figure.
+
+    Args:
+        inspector: searches with each of them, and is left with the one returned.
+        figure: of what was found and the true mask. progress: called after every search.
+    """
+    found: list[list[float]] = [[] for _ in options]
+
+    def figures(option: int, count: int) -> NDArray[np.float64]:
+        inspector.adopt(options[option])
+        for index in range(len(found[option]), count):
+            sample = samples[index]
+            found[option].append(figure(inspector.search(sample.image), sample.mask))
+            progress()
+        return np.array(found[option])
+
+    chosen = options[race(range(len(options)), figures, len(samples))]
+    inspector.adopt(chosen)
+    return chosen
 
 
 def _may_win(gap: NDArray[np.float64]) -> bool:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from unblemish.bundle import Bundle
 from unblemish.calibration.defects import SyntheticDefect
 from unblemish.calibration.metrics import dice
-from unblemish.calibration.race import race
+from unblemish.calibration.race import race_bundles
+from unblemish.runtime.found import Found
 from unblemish.runtime.inspector import Inspector
 
 # What is chosen, one after the other, with the values tried. Seed 003 searches over alpha_1, beta_0
@@ -42,40 +43,18 @@ def choose_weights(
     Returns: the bundle with the weights and `components`, in memory alone.
     """
     for name, values in _GRIDS[inspector.schedule].items():
-        bundle = _best(bundle, name, values, inspector, samples, progress)
+        options = [_with(bundle, **{name: value}) for value in values]
+        bundle = race_bundles(options, inspector, samples, _dice, progress)
     detector = bundle.manifest.detector
     mixtures = range(len(detector.mixtures)) if detector is not None else range(0)
     if len(mixtures) > 1:
-        bundle = _best(bundle, "components", mixtures, inspector, samples, progress)
-    inspector.adopt(bundle)
+        options = [_with(bundle, components=count) for count in mixtures]
+        bundle = race_bundles(options, inspector, samples, _dice, progress)
     return bundle
 
 
-def _best(
-    bundle: Bundle,
-    name: str,
-    values: Sequence[float],
-    inspector: Inspector,
-    samples: Sequence[SyntheticDefect],
-    progress: Callable[[], None],
-) -> Bundle:
-    options = {value: _with(bundle, **{name: value}) for value in values}
-    found: dict[float, list[float]] = {value: [] for value in values}
-
-    def dices(value: float, count: int) -> NDArray[np.float64]:
-        inspector.adopt(options[value])
-        for index in range(len(found[value]), count):
-            sample = samples[index]
-            found[value].append(_dice(inspector, sample))
-            progress()
-        return np.array(found[value])
-
-    return options[race(values, dices, len(samples))]
-
-
-def _dice(inspector: Inspector, sample: SyntheticDefect) -> float:
-    value = dice(inspector.search(sample.image).mask > 0, sample.mask)
-    return 0.0 if value is None else value
+def _dice(found: Found, truth: NDArray[np.bool_]) -> float:
+    return dice(found.mask > 0, truth) or 0.0
 
 
 def _with(bundle: Bundle, **changes: Any) -> Bundle:

@@ -72,7 +72,7 @@ def scalar_name(result: CalibrationResult) -> str | None:
     """What the tuner chose: a generator's lambda, the onset of a detector's outline, or nothing."""
     manifest, refine = result.bundle.manifest, result.calibration.refine
     if manifest.energy is not None:
-        return "lambda" if refine == "energy" else None
+        return "lambda" if refine in ("energy", "latent") else None
     if manifest.detector is None:
         return "lambda"
     return None if refine == "none" else "onset"

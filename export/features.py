@@ -5,25 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from unblemish.errors import ModelError
 from unblemish.export.keep_batch import keep_batch
+from unblemish.export.onnx_layers import check_names
 from unblemish.export.onnx_source import BATCH, open_model, rename
 from unblemish.export.source import IMAGE, Source
 
 
-def open_features(path: Path, source: Source) -> onnx.ModelProto:
+def open_features(path: Path, source: Source, layer: str | None = None) -> onnx.ModelProto:
     """Read a feature extractor and fit it to a generator's images.
 
     It gets images as the generator makes them, in the generator's range of intensities; a
     normalisation of its own belongs into the graph. Every output counts as a feature map.
 
+    Args:
+        layer: an output or inner tensor that counts in their place.
     Returns: 'image' (batch, C, H, W) -> its outputs, with a symbolic batch.
     Raises: ModelError where the file is damaged, or its input is not one float32 image of the
-        generator's size.
+        generator's size; ConfigError where it has no such layer.
     """
     model = open_model(path)
+    if layer is not None:
+        check_names(model, (layer,), path)
+        del model.graph.output[:]
+        model.graph.output.append(helper.make_tensor_value_info(layer, TensorProto.FLOAT, None))
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     picture = (source.channels, source.height, source.width)

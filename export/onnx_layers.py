@@ -63,7 +63,7 @@ def open_layers(
             f"{path} has no output of four dimensions (batch, channels, height, width). Name inner "
             f"tensors with --layers; there are {_inner(model)}."
         )
-    _check_names(model, names, path)
+    check_names(model, names, path)
     rename(model, source, IMAGE)
     names = tuple(IMAGE if name == source else name for name in names)
     model = optimise(_cut(model, names, wanted))
@@ -110,7 +110,8 @@ def _text(value: onnx.ValueInfoProto) -> str:
     return f"{helper.tensor_dtype_to_np_dtype(kind.elem_type)} ({dims})"
 
 
-def _check_names(model: onnx.ModelProto, names: Sequence[str], path: Path) -> None:
+def check_names(model: onnx.ModelProto, names: Sequence[str], path: Path) -> None:
+    """Raises: ConfigError where a layer is no tensor that the network makes, or named twice."""
     made = {name for node in model.graph.node for name in node.output if name}
     unknown = [name for name in names if name not in made]
     if unknown:

@@ -29,14 +29,14 @@ def open_onnx(path: Path, options: ExportOptions) -> Source:
     model = open_model(path)
     content = model.SerializeToString()  # not the file, whose weights may be in another one
     latent_input = _latent_input(model, options, path)
-    output = _image_output(model, options, path)
+    output = image_output(model, options, path)
     original = Original(
         content,
         latent_input.name,
         output.name,
         tuple(d.dim_value for d in list(latent_input.type.tensor_type.shape.dim)[1:]),
     )
-    low, high = options.value_range or _range_of(model, output.name, path)
+    low, high = options.value_range or range_of(model, output.name, path)
     model = _with_flat_latent(model, latent_input, path)
     latent = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     rename(model, output.name, IMAGE)
@@ -100,9 +100,11 @@ def _latent_input(
     return found
 
 
-def _image_output(
-    model: onnx.ModelProto, options: ExportOptions, path: Path
-) -> onnx.ValueInfoProto:
+def image_output(model: onnx.ModelProto, options: ExportOptions, path: Path) -> onnx.ValueInfoProto:
+    """The one output, or that of --image-output; the others are taken from the model.
+
+    Raises: ConfigError where it must be named.
+    """
     outputs = list(model.graph.output)
     names = ", ".join(value.name for value in outputs)
     if options.image_output is not None:
@@ -119,7 +121,8 @@ def _image_output(
     return kept
 
 
-def _range_of(model: onnx.ModelProto, output: str, path: Path) -> tuple[float, float]:
+def range_of(model: onnx.ModelProto, output: str, path: Path) -> tuple[float, float]:
+    """Intensities of black and white by the last operator. Raises: ConfigError where unknown."""
     maker = {name: node for node in model.graph.node for name in node.output}
     node = maker.get(output)
     while node is not None and node.op_type in ("Identity", "Reshape", "Transpose", "Cast"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unblemish.errors import ConfigError
 
+METHODS = ("rgi", "energy")
 GEOMETRIES = ("stretch", "letterbox", "tiles")
 
 
@@ -17,8 +18,14 @@ class ExportOptions:
 
     Args:
         name: of the bundle; None for the file name of its folder.
+        method: rgi or energy; None for energy where the source is an autoencoder, else rgi. With
+            energy a generator and its encoder are taken together as an autoencoder.
         encoder: include the encoder, which gives the start value of a search, where there is one.
         discriminator: include the discriminator as a penalty; an error where there is none.
+        discriminator_layer: include this layer of the discriminator, for AnoGAN: of a PGGAN its
+            side in pixels ('4' is the last), of an ONNX discriminator the name of a tensor.
+        discriminator_onnx: ONNX discriminator of images as the generator makes them; without a
+            layer its outputs count.
         features: ONNX feature extractor for a perceptual loss of weight `feature_weight`, or None.
         finetune: include graphs with free weights, for R-RGI without torch.
         latent: autoencoders: include decoder and encoder apart, for a search of the code.
@@ -35,8 +42,11 @@ class ExportOptions:
     """
 
     name: str | None = None
+    method: str | None = None
     encoder: bool = True
     discriminator: bool = False
+    discriminator_layer: str | None = None
+    discriminator_onnx: Path | None = None
     features: Path | None = None
     feature_weight: float = 1.0
     finetune: bool = False
@@ -52,6 +62,8 @@ class ExportOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.method not in (None, *METHODS):
+            raise ConfigError(f"method must be one of {', '.join(METHODS)}; found '{self.method}'.")
         if self.value_range is not None:
             low, high = self.value_range
             if not (math.isfinite(low) and math.isfinite(high) and low < high):

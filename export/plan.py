@@ -68,16 +68,10 @@ def plan_bundle(source: Source, options: ExportOptions) -> Plan:
     }
     if source.encoder is not None:
         graphs["encoder"] = optimise(source.encoder)
-    if source.discriminator is not None:
-        there_and_back = differentiate(optimise(source.discriminator), wrt=[IMAGE])
-        graphs["discriminator_forward"] = optimise(there_and_back.forward)
-        graphs["discriminator_backward"] = optimise(there_and_back.backward)
-    if options.features is not None:
-        there_and_back = differentiate(
-            optimise(open_features(options.features, source)), wrt=[IMAGE]
-        )
-        graphs["features_forward"] = optimise(there_and_back.forward)
-        graphs["features_backward"] = optimise(there_and_back.backward)
+    for stem, model in _company(source, options).items():
+        there_and_back = differentiate(optimise(model), wrt=[IMAGE])
+        graphs[f"{stem}_forward"] = optimise(there_and_back.forward)  # type: ignore[index]
+        graphs[f"{stem}_backward"] = optimise(there_and_back.backward)  # type: ignore[index]
     weights: dict[str, NDArray[np.float32]] = {}
     if options.finetune:
         weights = _finetune(source, graphs)
@@ -86,6 +80,19 @@ def plan_bundle(source: Source, options: ExportOptions) -> Plan:
         source, graphs, optimise(ways.fused), {role: cost(g) for role, g in graphs.items()},
         kept_bytes(graphs["generator_forward"], kept), weights,
     )  # fmt: skip
+
+
+def _company(source: Source, options: ExportOptions) -> dict[str, onnx.ModelProto]:
+    """What is differentiated with respect to the image, by the stem of its roles."""
+    layer = source.discriminator_features
+    if options.discriminator_onnx is not None:
+        layer = open_features(options.discriminator_onnx, source, options.discriminator_layer)
+    features = None if options.features is None else open_features(options.features, source)
+    named = {
+        "discriminator": source.discriminator, "discriminator_features": layer,
+        "features": features,
+    }  # fmt: skip
+    return {stem: model for stem, model in named.items() if model is not None}
 
 
 def _finetune(
@@ -107,10 +114,11 @@ def _without(model: onnx.ModelProto, weights: dict[str, Any]) -> onnx.ModelProto
     return model
 
 
-def feature_names(plan: Plan | EnergyPlan) -> list[str]:
-    """Outputs of the feature extractor that are compared, in order."""
-    fed = {value.name for value in plan.graphs["features_backward"].graph.input}
-    outputs = plan.graphs["features_forward"].graph.output
+def feature_names(plan: Plan | EnergyPlan, role: GraphRole) -> list[str]:
+    """Outputs of a forward graph of features that are compared, in order."""
+    back: GraphRole = role.replace("_forward", "_backward")  # type: ignore[assignment]
+    fed = {value.name for value in plan.graphs[back].graph.input}
+    outputs = plan.graphs[role].graph.output
     return [value.name for value in outputs if f"ct_{value.name}" in fed]
 
 
@@ -196,7 +204,7 @@ def _graph(role: GraphRole, plan: Plan | EnergyPlan) -> dict[str, Any]:
             return "gradient" if output else "kept"
         if name in plan.weights and not output:
             return "weight"
-        if role == "features_forward" and name in feature_names(plan):
+        if role.endswith("features_forward") and name in feature_names(plan, role):
             return "feature"
         return _ROLES.get(name, "kept" if forward else "feature")
 

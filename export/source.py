@@ -11,7 +11,7 @@ import onnx
 from unblemish.errors import ConfigError, MissingDependencyError, ModelError
 from unblemish.export.options import ExportOptions
 
-LATENT, IMAGE, LOGIT = "z", "image", "logit"
+LATENT, IMAGE, LOGIT, FEATURES = "z", "image", "logit", "features"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Source:
         generator: 'z' (batch, latent) -> 'image' (batch, C, H, W).
         trainable: the same with every weight an initialiser of its own, for fine-tuning.
         encoder: 'image' -> 'z'. discriminator: 'image' -> 'logit'.
-        oracles: torch networks behind 'generator', 'encoder', 'discriminator', where there are any.
+        discriminator_features: 'image' -> a layer of the discriminator.
+        oracles: torch networks behind the fields of these names, where there are any.
         original: the ONNX file as it was given, with the name and shape of its latent.
         parameters: weights of the generator.
     """
@@ -50,6 +51,7 @@ class Source:
     trainable: onnx.ModelProto
     encoder: onnx.ModelProto | None = None
     discriminator: onnx.ModelProto | None = None
+    discriminator_features: onnx.ModelProto | None = None
     oracles: dict[str, Any] = field(default_factory=dict)
     original: Original | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
@@ -66,8 +68,7 @@ def open_source(path: Path, options: ExportOptions) -> Source:
     if path.suffix.lower() == ".onnx":
         from unblemish.export.onnx_source import open_onnx
 
-        if options.discriminator:
-            raise _no_discriminator(path)
+        _refuse_missing_discriminator(path, options)
         return open_onnx(path, options)
     if options.latent_input or options.image_output or options.value_range:
         raise ConfigError(
@@ -77,8 +78,15 @@ def open_source(path: Path, options: ExportOptions) -> Source:
     return _open_checkpoint(path, options)
 
 
-def _no_discriminator(path: Path) -> ConfigError:
-    return ConfigError(f"{path} holds no discriminator. Leave out --discriminator.")
+def _refuse_missing_discriminator(path: Path, options: ExportOptions) -> None:
+    """Raises: ConfigError where a discriminator is asked for and no file of its own is given."""
+    if options.discriminator:
+        raise ConfigError(f"{path} holds no discriminator. Leave out --discriminator.")
+    if options.discriminator_layer and options.discriminator_onnx is None:
+        raise ConfigError(
+            f"{path} holds no discriminator. Give its ONNX file with --discriminator-onnx, or "
+            "leave out --discriminator-layer."
+        )
 
 
 def _open_checkpoint(path: Path, options: ExportOptions) -> Source:
@@ -90,8 +98,8 @@ def _open_checkpoint(path: Path, options: ExportOptions) -> Source:
     from unblemish.export.models.checkpoint import load_model
 
     model = load_model(path)
-    if options.discriminator and model.discriminator is None:
-        raise _no_discriminator(path)
+    if model.discriminator is None:
+        _refuse_missing_discriminator(path, options)
     picture = (model.channels, model.size, model.size)
 
     def part(network: Any, shape: tuple[int, ...], names: tuple[str, str]) -> onnx.ModelProto:
@@ -100,8 +108,10 @@ def _open_checkpoint(path: Path, options: ExportOptions) -> Source:
     wanted = {
         "encoder": model.encoder if options.encoder else None,
         "discriminator": model.discriminator if options.discriminator else None,
+        "discriminator_features": _discriminator_layer(model.discriminator, options),
     }
     encoder, discriminator = wanted["encoder"], wanted["discriminator"]
+    layer = wanted["discriminator_features"]
     generator = part(model.generator, (model.latent,), (LATENT, IMAGE))
     trainable = generator
     if options.finetune:
@@ -119,9 +129,27 @@ def _open_checkpoint(path: Path, options: ExportOptions) -> Source:
         discriminator=(
             part(discriminator, picture, (IMAGE, LOGIT)) if discriminator is not None else None
         ),
+        discriminator_features=(
+            part(layer, picture, (IMAGE, FEATURES)) if layer is not None else None
+        ),
         oracles={
             "generator": model.generator,
             **{name: network for name, network in wanted.items() if network is not None},
         },
         preprocess=dict(model.preprocess),
     )  # fmt: skip
+
+
+def _discriminator_layer(network: Any, options: ExportOptions) -> Any:
+    """The layer of a PGGAN's discriminator that is asked for, or None."""
+    from unblemish.export.models.pggan import DiscriminatorFeatures
+
+    if options.discriminator_layer is None or options.discriminator_onnx is not None:
+        return None
+    sides = [str(4 << stage) for stage in range(network.stage + 1)]
+    if options.discriminator_layer not in sides:
+        raise ConfigError(
+            f"the layers of this discriminator are {', '.join(sides)}, their sides in pixels; "
+            f"found --discriminator-layer {options.discriminator_layer}."
+        )
+    return DiscriminatorFeatures(network, int(options.discriminator_layer)).eval()

@@ -2,6 +2,8 @@
 
 One function per operation, with the operation's own arguments, shared by every implementation. A
 method of `CpuKernels` calls its function only after the compiled module has refused an argument.
+`CudaKernels` has device arrays checked as well, but for their values: to look at them would be to
+wait for the device.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from unblemish.errors import ConfigError, ShapeError
+from unblemish.kernels.device_array import DeviceArray, overlap
 
 Shape = tuple[int, ...]
 
@@ -99,7 +102,7 @@ def project_ball(p: Any, *, centre: Any, radius: Any) -> None:
         inputs["centre"] = centre
     _per_item("project_ball", shape[0], radius=radius)
     _apart("project_ball", {"p": p}, inputs)
-    if not bool(np.all(radius >= 0)):
+    if not all_at_least_zero(radius):
         raise ConfigError(
             f"project_ball: every radius must be >= 0, found {float(np.min(radius))}."
         )
@@ -154,7 +157,7 @@ def _array(
     *,
     out: bool = False,
 ) -> Shape:
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, (np.ndarray, DeviceArray)):
         raise ShapeError(
             f"{where}: {name} must be a NumPy array of {np.dtype(dtype)}, "
             f"found {type(array).__name__}."
@@ -186,8 +189,21 @@ def _apart(where: str, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) ->
     others = {**outputs, **inputs}
     for name, array in outputs.items():
         for other_name, other in others.items():
-            if other_name != name and np.may_share_memory(array, other):
+            if other_name != name and _may_share(array, other):
                 raise ShapeError(
                     f"{where}: {name} is written to and shares memory with {other_name}. "
                     "Give it an array of its own."
                 )
+
+
+def _may_share(a: Any, b: Any) -> bool:
+    if isinstance(a, DeviceArray) and isinstance(b, DeviceArray):
+        return overlap(a, b)
+    if isinstance(a, DeviceArray) or isinstance(b, DeviceArray):
+        return False
+    return np.may_share_memory(a, b)
+
+
+def all_at_least_zero(values: Any) -> bool:
+    """Whether every number is >= 0; of numbers on a device it is taken for granted."""
+    return isinstance(values, DeviceArray) or bool(np.all(values >= 0))

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from unblemish.errors import ConfigError
-from unblemish.kernels.checks import Shape, _apart, _array, _image, _mask, _per_item
+from unblemish.kernels.checks import (
+    Shape,
+    _apart,
+    _array,
+    _image,
+    _mask,
+    _per_item,
+    all_at_least_zero,
+)
 
 LARGEST_WINDOW = 511
 
@@ -124,7 +132,7 @@ def energy_step(
     if len(moments) == 1:
         raise ConfigError(f"{where}: Adam needs first and second; give both, or None for both.")
     for name, array in {"lam": lam, "rate": rate}.items():
-        if not bool(np.all(array >= 0)):
+        if not all_at_least_zero(array):
             raise ConfigError(f"{where}: every {name} must be >= 0, found {float(np.min(array))}.")
     _adam(where, step, beta1, beta2, eps)
     if not lower <= upper:

@@ -8,6 +8,7 @@ import numpy as np
 
 from unblemish.errors import ConfigError, ShapeError
 from unblemish.kernels.checks import Shape, _apart, _array
+from unblemish.kernels.device_array import DeviceArray
 
 
 def mahalanobis(
@@ -124,6 +125,8 @@ def _ranked(
 
 
 def _below(where: str, name: str, array: Any, limit: int, what: str) -> None:
+    if isinstance(array, DeviceArray):
+        return
     largest = int(array.max())
     if largest >= limit:
         raise ConfigError(f"{where}: {name} holds {largest}, but there are {limit} {what}.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from unblemish.errors import ConfigError, ShapeError
 from unblemish.kernels.checks import Shape, _apart, _array, _image
+from unblemish.kernels.device_array import DeviceArray
 
 
 def total_variation(n: Any, weight: Any, *, gradient: Any, value: Any) -> None:
@@ -144,7 +145,11 @@ def _term(
         inputs = {**inputs, "free": free}
     _array(where, "gradient", gradient, shape, out=True)
     _array(where, "value", value, shape[:1], np.float64, out=True)
-    arrays = {name: array for name, array in inputs.items() if isinstance(array, np.ndarray)}
+    arrays = {
+        name: array
+        for name, array in inputs.items()
+        if isinstance(array, (np.ndarray, DeviceArray))
+    }
     _apart(where, {"gradient": gradient, "value": value}, {"n": n, "weight": weight, **arrays})
     return shape
 

@@ -12,24 +12,28 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import EnergySettings
-from unblemish.errors import BundleError, ShapeError
+from unblemish.errors import BundleError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.protocol import Backend
+from unblemish.runtime.engines import load_engines
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
+from unblemish.runtime.holes import open_hole
 from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.jobs import Job, check_search, prepare_job
-from unblemish.runtime.methods.autoencoder import AutoencoderEngine
+from unblemish.runtime.methods.autoencoder import AutoencoderEngine, OneWay
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
+from unblemish.runtime.methods.energy_scores import SCORE_KINDS
+from unblemish.runtime.methods.latent import CodeEngines, LatentMethod
+from unblemish.runtime.methods.metric import typical_lengths
 from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
 from unblemish.runtime.restore import mean_trace, score_of, worst
 from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
 _BATCH = 8  # images of a pass
-_INPAINTING_STEPS = 100
 
 
 class EnergySearch:
@@ -57,7 +61,14 @@ class EnergySearch:
         self._clock = clock
         self._kernels = kernels or default_kernels(self.options.threads)
         backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
-        self._engine = load_autoencoder(bundle, backend)
+        maps = self.refine in SCORE_KINDS and self.refine != "error"
+        slopes = maps or self.options.schedule == "paper"
+        self._engine = load_autoencoder(bundle, backend, gradient=slopes)
+        self._code: LatentMethod | None = None
+        if self.refine == "latent":
+            engines = load_code_engines(bundle, backend)
+            self._code = latent_method(bundle, engines, self._kernels, self.options.schedule)
+            engines.decoder.watch = self._engine.watch
 
     def __call__(
         self,
@@ -71,12 +82,17 @@ class EnergySearch:
 
         Args:
             frame: see `to_unit`.
-            lam: instead of the bundle's weight of the l1 distance.
+            lam: instead of the bundle's weight of the l1 distance; where the code is searched,
+                instead of that of -log p(z).
             deadline_ms: time for everything; the best so far is returned.
-            previous: not used: the search begins at the frame.
+            previous: not used: the search begins at the frame, or at its code.
         Raises: SourceError where the frame is not usable.
         """
         return self.many([frame], lam=lam, deadline_ms=deadline_ms)[0]
+
+    def adopt(self, bundle: Bundle) -> None:
+        """Go on with other settings of the same files, as calibration does while choosing."""
+        self.bundle = bundle
 
     def reserve(self, pixels: int, seconds: float) -> None:
         """See `Search.reserve`: what follows takes no time to speak of."""
@@ -110,36 +126,29 @@ class EnergySearch:
         return [replace(one, timings=timings) for one in found]
 
     def inpaint(
-        self, frame: Any, mask: NDArray[np.bool_], *, deadline_ms: float | None = None
+        self, frame: Any, mask: NDArray[Any], *, deadline_ms: float | None = None
     ) -> NDArray[Any]:
-        """The frame with the pixels of the mask (H, W) replaced, eq. (7); the others stay.
+        """The frame with the pixels of the mask (H, W) replaced; the others stay, bit by bit.
 
-        There the energy is L_r alone: what the pixels held counts for nothing, except as a start.
-        Returns: (H, W) or (H, W, C), dtype and range of the frame.
+        What they held does not count; with the paper's schedule (eq. 7) it is where the descent
+        begins.
+        Returns: as the frame.
         Raises: SourceError where the frame is not usable; ShapeError where the mask does not fit.
         """
-        job = self._prepare(frame)
-        hole = np.asarray(mask, np.bool_)
-        if hole.shape != job.unit.shape[:2]:
-            raise ShapeError(
-                f"the mask must have the frame's size {job.unit.shape[:2]}; it has {hole.shape}."
-            )
+        check_search(None, deadline_ms)
         deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
-        free = self._geometry.unit_to_model(hole[:, :, None].astype(np.float32))[:, :1]
-        free = (self._geometry.to_unit_range(free) > 0).astype(np.float32)
+        smooth = self.options.schedule == "fast"
+        holed = open_hole(frame, mask, self._geometry, self.options.white, smooth=smooth)
         method = self._method(0.0)
 
         def fill(rows: slice, until: float | None) -> Projected:
-            images, where = job.images[rows], np.ascontiguousarray(free[rows])
             return method.solve(
-                images, free=where, max_steps=_INPAINTING_STEPS, deadline=until, clock=self._clock
-            )
+                holed.images[rows], free=holed.free[rows], max_steps=self.options.max_steps,
+                deadline=until, clock=self._clock,
+            )  # fmt: skip
 
-        filled = self._batches(len(job.images), deadline, fill)
-        made = self._geometry.to_native(filled.images, job.unit.shape)
-        native = np.where(hole[:, :, None], made, self._geometry.to_intensity(job.unit))
-        unit = np.clip(self._geometry.to_unit_range(native), 0, 1)
-        return from_unit(unit, job.frame.dtype, white=job.white)
+        found = self._batches(len(holed.images), deadline, fill)
+        return holed.filled(found.images, self._geometry)
 
     def _prepare(self, frame: Any) -> Job:
         return prepare_job(frame, self._geometry, self.options.white)
@@ -148,9 +157,15 @@ class EnergySearch:
         self, images: Sequence[Float], lam: float | None, deadline: float | None
     ) -> Projected:
         method = self._method(lam)
+        search: EnergyMethod | LatentMethod = method
+        if self._code is not None:
+            search = self._code.at(lam)
 
         def project(rows: slice, until: float | None) -> Projected:
-            return self._batch(method, np.stack(images[rows]), until)
+            batch, steps = np.stack(images[rows]), self.options.max_steps
+            if self.refine in ("energy", "latent"):
+                return search.solve(batch, max_steps=steps, deadline=until, clock=self._clock)
+            return self._one_pass(method, batch)
 
         return self._batches(len(images), deadline, project)
 
@@ -167,10 +182,8 @@ class EnergySearch:
             for n, first in enumerate(edges)
         ])  # fmt: skip
 
-    def _batch(self, method: EnergyMethod, images: Float, deadline: float | None) -> Projected:
-        if self.refine == "energy":
-            steps = self.options.max_steps
-            return method.solve(images, max_steps=steps, deadline=deadline, clock=self._clock)
+    def _one_pass(self, method: EnergyMethod, images: Float) -> Projected:
+        """The reconstruction, with a map of its own where one is asked for."""
         count = len(images)
         maps = None if self.refine == "none" else method.scores(images, self.refine)
         return Projected(
@@ -197,6 +210,7 @@ class EnergySearch:
         change = geometry.to_native(images - job.images, job.unit.shape)
         restored = np.clip(native + change, p.low, p.high)
         maps = None if projected.maps is None else projected.maps[rows]
+        nothing = np.zeros((len(images), 0), np.float32)
         score = self._score(job, images, change, maps)
         broken = ~np.isfinite(score)
         score[broken] = p.high - p.low
@@ -204,7 +218,7 @@ class EnergySearch:
             restored=from_unit(geometry.to_unit_range(restored), job.frame.dtype, white=job.white),
             score=score,
             mask=np.clip(score / np.float32(p.high - p.low), 0, 1),
-            z=np.zeros((len(images), 0), np.float32),
+            z=nothing if projected.codes is None else projected.codes[rows].copy(),
             status=worst(projected.status[rows]),
             steps=int(projected.steps[rows].max()),
             objective=float(projected.value[rows].mean()),
@@ -230,13 +244,38 @@ class EnergySearch:
         return np.ascontiguousarray(self._geometry.to_native(maps, job.unit.shape)[:, :, 0])
 
 
-def load_autoencoder(bundle: Bundle, backend: Backend) -> AutoencoderEngine:
-    """Load the reconstruction and its gradient. Raises: BundleError, BackendError."""
+def load_autoencoder(
+    bundle: Bundle, backend: Backend, *, gradient: bool = True
+) -> AutoencoderEngine:
+    """Load the reconstruction, and its gradient if wanted. Raises: BundleError, BackendError."""
+    if not gradient:
+        return AutoencoderEngine(OneWay(backend.program(str(bundle.graph("reconstruct")))))
     return AutoencoderEngine(
         backend.pair(
             str(bundle.graph("reconstruct_forward")), str(bundle.graph("reconstruct_backward"))
         )
     )
+
+
+def load_code_engines(bundle: Bundle, backend: Backend) -> CodeEngines:
+    """Load decoder, its gradient and encoder. Raises: BundleError, BackendError."""
+    manifest = bundle.manifest
+    if not {"generator_forward", "generator_backward", "encoder"} <= manifest.graphs.keys():
+        raise BundleError(
+            f"bundle {manifest.name} holds no decoder apart from its encoder, which "
+            "refine='latent' searches with. Export the checkpoint again with: unblemish export "
+            "CKPT --latent --out NAME.bundle"
+        )
+    engines = load_engines(bundle, backend)
+    return CodeEngines(engines.generator, engines.encode, manifest.model.latent_size)
+
+
+def latent_method(
+    bundle: Bundle, engines: CodeEngines, kernels: Kernels, schedule: str
+) -> LatentMethod:
+    """The search of the code. Raises: BundleError without settings."""
+    lengths = None if schedule == "paper" else typical_lengths(engines.decoder, engines.size)
+    return LatentMethod(engines, kernels, energy_settings(bundle), schedule, lengths)
 
 
 def energy_method(

@@ -9,7 +9,7 @@ import numpy as np
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import GraphRole, Manifest, Tensor
 from unblemish.errors import BundleError
-from unblemish.runtime.backends.protocol import Backend, Program
+from unblemish.runtime.backends.protocol import Backend, Pair, Program
 from unblemish.runtime.methods.engine import GeneratorEngine
 from unblemish.runtime.methods.terms import DiscriminatorTerm, FeatureTerm, ImageTerm
 from unblemish.runtime.solvers.protocol import Float
@@ -83,6 +83,21 @@ def load_engines(bundle: Bundle, backend: Backend) -> Engines:
         encoder = backend.program(str(bundle.graph("encoder")))
     engine = GeneratorEngine(pair, latent.name, image.name)
     return Engines(engine, encoder, tuple(terms), batch_limit(manifest))
+
+
+def load_discriminator_features(bundle: Bundle, backend: Backend) -> Pair:
+    """A layer of the discriminator, image to features. Raises: BundleError where there is none."""
+    if "discriminator_features_forward" not in bundle.manifest.graphs:
+        raise BundleError(
+            f"bundle {bundle.manifest.name} holds no features of a discriminator, which "
+            "refine='anogan' compares. Export it again: the checkpoint of a PGGAN with "
+            "--discriminator-layer 4, any generator with --discriminator-onnx FILE "
+            "--discriminator-layer TENSOR."
+        )
+    return backend.pair(
+        str(bundle.graph("discriminator_features_forward")),
+        str(bundle.graph("discriminator_features_backward")),
+    )
 
 
 def tensor_of_role(manifest: Manifest, graph: GraphRole, role: str, *, output: bool) -> Tensor:

@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
+from unblemish.errors import ConfigError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.detectors.load import Detector, load_detector
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
+from unblemish.runtime.holes import open_hole
 from unblemish.runtime.initial import wide_median
 from unblemish.runtime.inpainting import Inpainter, load_inpainter
 from unblemish.runtime.inspection import Inspection, Status
@@ -111,6 +114,27 @@ class FeatureSearch:
     def detect(self, frame: Any) -> Found:
         """The detector's own map of a frame, whatever the refinement. See `__call__`."""
         return self._search(frame, None, None, "none")
+
+    def inpaint(
+        self, frame: Any, mask: NDArray[Any], *, deadline_ms: float | None = None
+    ) -> NDArray[Any]:
+        """The frame with the pixels of the mask (H, W) replaced by the bundle's own inpainter.
+
+        Args:
+            deadline_ms: a single pass is never cut short.
+        Returns: as the frame, which stays bit by bit outside of the mask.
+        Raises: ConfigError where the bundle has no inpainter; SourceError, ShapeError where frame
+        or mask are not usable.
+        """
+        check_search(None, deadline_ms)
+        filler = self._inpainter()
+        if filler is None:
+            raise ConfigError(
+                f"bundle {self.bundle.manifest.name} is a detector's and holds no inpainter. Fit "
+                "it with --inpainter, or use the bundle of an autoencoder or generator."
+            )
+        holed = open_hole(frame, mask, self._geometry, self.options.white)
+        return holed.with_unit(filler(holed.unit, holed.hole))
 
     def survey(self, frame: Any) -> Survey:
         """What calibration learns of a normal frame."""

@@ -26,7 +26,7 @@ def to_unit(frame: Any, *, white: float | None = None) -> Float:
     Raises: SourceError where the frame is no such array, empty, not finite, or out of range.
     """
     array = _checked_array(frame)
-    level = _white_level(array.dtype, white)
+    level = white_level(array.dtype, white)
     planes = array[:, :, None] if array.ndim == 2 else array
     planes = planes[:, :, : 1 if planes.shape[2] < 3 else 3]
     unit: Float = np.ascontiguousarray(planes, dtype=np.float32)
@@ -64,7 +64,7 @@ def from_unit(unit: Float, dtype: np.dtype[Any], *, white: float | None = None) 
 
     Values are clipped to [0, 1] and rounded to the nearest level; NaN becomes black.
     """
-    level = _white_level(np.dtype(dtype), white)
+    level = white_level(np.dtype(dtype), white)
     clean = np.clip(np.nan_to_num(unit, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
     scaled = clean * np.float32(level)
     out = np.rint(scaled) if np.issubdtype(dtype, np.integer) else scaled
@@ -95,7 +95,8 @@ def _checked_array(frame: Any) -> NDArray[Any]:
 _DTYPES = {np.dtype(t) for t in (np.uint8, np.uint16, np.float16, np.float32, np.float64)}
 
 
-def _white_level(dtype: np.dtype[Any], white: float | None) -> float:
+def white_level(dtype: np.dtype[Any], white: float | None) -> float:
+    """Intensity of white: as stated, else of the dtype. Raises: ConfigError where it is not > 0."""
     if white is not None:
         if not (np.isfinite(white) and white > 0):
             raise ConfigError(

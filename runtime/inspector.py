@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
@@ -162,21 +161,23 @@ class Inspector:
             return self._detecting().detect(frame)
 
     def inpaint(
-        self, frame: Any, mask: NDArray[np.bool_], *, deadline_ms: float | None = None
+        self, frame: Any, mask: NDArray[Any], *, deadline_ms: float | None = None
     ) -> NDArray[Any]:
-        """Replace the pixels of a known mask (H, W), see `EnergySearch.inpaint`.
+        """Replace the pixels of a known mask by what a normal part would show there.
 
-        Raises: ConfigError for a bundle that is not an autoencoder's.
+        Works on a bundle that is not calibrated. Where the mask is not known, `search` finds it:
+        its result is `restored`.
+
+        Args:
+            frame: as for `inspect`. mask: (H, W), bool, or numbers of which all but 0 count.
+            deadline_ms: time for everything; the best so far is returned.
+        Returns: as the frame, which stays bit by bit outside of the mask.
+        Raises: SourceError where the frame is not usable; ShapeError where the mask does not fit;
+        ConfigError for a detector's bundle without an inpainter.
         """
+        limit = self._deadline_ms if deadline_ms is None else deadline_ms
         with self._lock:
-            search = self._open()
-            if not isinstance(search, EnergySearch):
-                raise ConfigError(
-                    "inpainting with a known mask needs an autoencoder's bundle (train --model "
-                    "l2ae, ...); this one is of method "
-                    f"'{self.bundle.manifest.method}', which finds the mask by itself: `search`."
-                )
-            return search.inpaint(frame, mask, deadline_ms=deadline_ms)
+            return self._open().inpaint(frame, mask, deadline_ms=limit)
 
     def survey(self, frame: Any) -> Survey:
         """How far a normal frame reaches, for calibration.
@@ -192,7 +193,10 @@ class Inspector:
         Raises: ConfigError for a generator's bundle, whose engines hang on its settings.
         """
         with self._lock:
-            self._detecting().adopt(bundle)
+            search = self._open()
+            if not isinstance(search, EnergySearch):
+                search = self._detecting()
+            search.adopt(bundle)
             self.bundle = bundle
 
     def close(self) -> None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from unblemish.errors import ConfigError
 from unblemish.runtime.backends.protocol import Backend
 
-GENERATOR_REFINEMENTS = ("rgi", "rrgi", "none", "l2", "l1")
+GENERATOR_REFINEMENTS = ("rgi", "rrgi", "none", "l2", "l1", "anogan")
 DETECTOR_REFINEMENTS = ("f2pad", "initial", "none")
 AUTOENCODER_REFINEMENTS = (
     "energy",
     "none",
+    "latent",
     "error",
     "gradient",
     "gradient-error",
@@ -32,13 +33,15 @@ class SearchOptions:
     Args:
         backend, threads: see `open_backend`.
         refine: with a generator 'rgi'; 'rrgi' (the weights free for the last steps); 'none' (the
-            first pass alone); 'l2' or 'l1' (inversion without a mask, the baselines). With a
+            first pass alone); 'l2' or 'l1' (inversion without a mask, the baselines) or 'anogan'
+            (l1 and the discriminator's features, see `FeatureDistance`). With a
             detector 'f2pad' (mask and restored image are searched), 'initial' (outlines by a first
             guess of the normal image) or 'none' (the detector's own map). With an autoencoder
-            'energy' (the nearest image that it reconstructs well), 'none' (its reconstruction), or
-            a map of one pass, see `score_maps`. None for what the bundle was calibrated for, else
-            the first.
-        schedule: 'fast', or 'paper': Adam with rate 0.1 on z and M for 2,000 steps.
+            'energy' (the nearest image that it reconstructs well), 'none' (its reconstruction),
+            'latent' (the code is searched, see `LatentMethod`), or a map of one pass, see
+            `score_maps`. None for what the bundle was calibrated for, else the first.
+        schedule: 'fast', or 'paper': Adam with rate 0.1 on z and M for 2,000 steps (AnoGAN: on z
+            from one random latent, 500).
         max_steps: steps per tile.
         white: intensity of white in the frames; None for the bundle's, else that of their dtype.
     """

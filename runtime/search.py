@@ -11,17 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import Manifest
 from unblemish.errors import ShapeError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend
-from unblemish.runtime.engines import Engines, load_engines
+from unblemish.runtime.backends.protocol import Pair
+from unblemish.runtime.engines import Engines, load_discriminator_features, load_engines
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import to_unit, white_for
 from unblemish.runtime.geometry import Geometry
+from unblemish.runtime.holes import open_hole
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.jobs import check_search
+from unblemish.runtime.methods.anogan import PAPER_STEPS as ANOGAN_STEPS
+from unblemish.runtime.methods.anogan import FeatureDistance
 from unblemish.runtime.methods.inversion import Inversion, Targets
-from unblemish.runtime.methods.metric import latent_lengths
+from unblemish.runtime.methods.metric import typical_lengths
 from unblemish.runtime.methods.rgi import (
     PAPER_STEPS,
     RgiMethod,
@@ -35,11 +40,11 @@ from unblemish.runtime.reserve import Reserve
 from unblemish.runtime.restore import Tiles, restore
 from unblemish.runtime.solvers.loop import Clock, Limits, share_of
 from unblemish.runtime.solvers.protocol import Double, Float
-from unblemish.runtime.starting import Starter, Starts
+from unblemish.runtime.starting import PAPER_CANDIDATES, Starter, Starts
 
 _STARTS = 4
 _ENCODED_STARTS = 2  # an encoder's latents are near already
-_METRIC_SAMPLES = 16
+_UNMASKED = {"l2": "l2", "l1": "l1", "anogan": "l1"}  # searches without a mask, and their norm
 
 
 @dataclass
@@ -75,12 +80,18 @@ class Search:
         self._clock = clock
         backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
         self._engines: Engines = load_engines(bundle, backend)
-        own = "rrgi" if self._settings.finetune_steps else "rgi"
-        self.refine = check_refine(self.options.refine or own, GENERATOR_REFINEMENTS, "rgi")
+        asked = self.options.refine or _own_refine(bundle.manifest)
+        self.refine = check_refine(asked, GENERATOR_REFINEMENTS, "rgi")
+        self._critic: Pair | None = None
+        if self.refine == "anogan":
+            self._critic = load_discriminator_features(bundle, backend)
         self._paper = self.options.schedule == "paper"
         encoded = self._settings.start == "encoder"
         starts = _ENCODED_STARTS if encoded else _STARTS
-        self._starter = Starter(bundle.manifest, self._engines, paper=self._paper, starts=starts)
+        drawn = PAPER_CANDIDATES if self._critic is None else 1
+        self._starter = Starter(
+            bundle.manifest, self._engines, paper=self._paper, starts=starts, drawn=drawn
+        )
         self._method = self._make_method()
         self._after = Reserve()  # what restoring takes
         self._reserved = Reserve()  # what the caller does afterwards
@@ -103,7 +114,7 @@ class Search:
 
         Args:
             frame: see `to_unit`.
-            lam: instead of the bundle's lambda.
+            lam: instead of the bundle's lambda; of AnoGAN, instead of its weight of the features.
             deadline_ms: time for everything, counted from this call; the best so far is returned.
             previous: result (or latents) of the frame before, as one of the starts.
         Raises: SourceError where the frame is not usable; ShapeError where `previous` does not fit.
@@ -130,7 +141,7 @@ class Search:
         """Search several frames together; the deadline is for all of them."""
         began = self._clock()
         check_search(lam, deadline_ms)
-        weight = self._settings.lam if lam is None else float(lam)
+        weight = self._own_lam() if lam is None else float(lam)
         if not frames:
             return []
         before: Sequence[Inspection | Found | Float | None] = previous or [None] * len(frames)
@@ -161,6 +172,35 @@ class Search:
         }
         return [replace(one, timings=timings) for one in found]
 
+    def inpaint(
+        self, frame: Any, mask: NDArray[Any], *, deadline_ms: float | None = None
+    ) -> NDArray[Any]:
+        """The frame with the pixels of the mask (H, W) replaced; the others stay, bit by bit.
+
+        The latent is searched by what lies outside of the mask; discriminator and perceptual terms,
+        which see whole images, do not take part.
+        Returns: as the frame.
+        Raises: SourceError where the frame is not usable; ShapeError where the mask does not fit.
+        """
+        check_search(None, deadline_ms)
+        deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
+        holed = open_hole(frame, mask, self._geometry, self.options.white)
+        starts = self._starter.choose(holed.images, None, self._settings.lam)
+        per_batch = max(self._engines.batch // starts.z.shape[1], 1)
+        edges = range(0, len(holed.images), per_batch)
+        made = []
+        for number, first in enumerate(edges):
+            rows = slice(first, first + per_batch)
+            until = share_of(deadline, len(edges) - number, self._clock)
+            images = holed.images[rows]
+            weights = np.full(len(images), self._settings.lam, np.float32)
+            limits = self._limits(starts, self._settings.lam, until)
+            found = self._method.solve(
+                images, starts.z[rows], weights, limits, free=holed.free[rows], clock=self._clock
+            )
+            made.append(self._engines.generate(found.z))
+        return holed.filled(np.concatenate(made), self._geometry)
+
     def _prepare(self, frame: Any, previous: Inspection | Found | Float | None) -> _Job:
         white = white_for(frame, self.options.white, self.bundle.manifest.preprocess.white)
         unit = to_unit(frame, white=white)
@@ -177,7 +217,8 @@ class Search:
     def _solve(self, jobs: list[_Job], lam: float, deadline: float | None) -> Tiles:
         """Search all tiles, in batches; later batches share the time that is left."""
         images = np.concatenate([job.images for job in jobs])
-        starts = self._starter.choose(images, _joined_previous(jobs), lam)
+        robust = lam if self._critic is None else self._settings.lam
+        starts = self._starter.choose(images, _joined_previous(jobs), robust)
         per_batch = max(self._engines.batch // starts.z.shape[1], 1)
         edges = list(range(0, len(images), per_batch))
         parts = []
@@ -192,11 +233,12 @@ class Search:
         self, images: Float, starts: Starts, lam: float, deadline: float | None
     ) -> Tiles:
         weights = np.full(len(images), lam, np.float32)
-        at_target = self._method.inversion(Targets(images, np.arange(len(images))), weights[None])
+        method = self._method_at(lam)
+        at_target = method.inversion(Targets(images, np.arange(len(images))), weights[None])
         if self.refine == "none":
             return self._tiles(at_target, unrefined(starts.z[:, 0]))
         limits = self._limits(starts, lam, deadline)
-        solution = self._method.solve(
+        solution = method.solve(
             images, starts.z, weights, limits, near=starts.near, clock=self._clock
         )
         if self._finetuner is not None:
@@ -206,14 +248,15 @@ class Search:
     def _limits(self, starts: Starts, lam: float, deadline: float | None) -> Limits:
         if self._finetuner is not None:
             deadline = share_of(deadline, 2, self._clock)  # the other half is for the weights
-        steps = self.options.max_steps or (PAPER_STEPS if self._paper else self._settings.max_steps)
+        published = PAPER_STEPS if self._critic is None else ANOGAN_STEPS
+        steps = self.options.max_steps or (published if self._paper else self._settings.max_steps)
         return limits_for(
             self.options.schedule,
             steps,
             self._settings.tolerance,
             deadline,
             starts.z.shape[1],
-            lam,
+            lam if self._critic is None else 0.0,
         )
 
     def _tiles(self, at_target: Inversion, solution: Solution) -> Tiles:
@@ -254,14 +297,24 @@ class Search:
             )
         return found
 
+    def _own_lam(self) -> float:
+        return self._settings.lam if self._critic is None else self._settings.anogan_weight
+
+    def _method_at(self, lam: float) -> RgiMethod:
+        """The method; of AnoGAN with the discriminator's features, and no other term."""
+        if self._critic is None:
+            return self._method
+        term = FeatureDistance(self._critic, self._kernels, lam)
+        return replace(self._method, terms=(term,), latent_weight=0.0)
+
     def _make_method(self) -> RgiMethod:
         settings = self._settings
         return RgiMethod(
             engine=self._engines.generator,
             kernels=self._kernels,
-            norm=self.refine if self.refine in ("l2", "l1") else settings.loss,
+            norm=_UNMASKED.get(self.refine, settings.loss),
             shared=settings.mask == "shared",
-            masked=self.refine not in ("l2", "l1"),
+            masked=self.refine not in _UNMASKED,
             schedule=self.options.schedule,
             terms=self._engines.terms,
             latent_weight=settings.latent_weight,
@@ -269,9 +322,15 @@ class Search:
         )
 
     def _latent_lengths(self) -> Double:
-        size = self.bundle.manifest.model.latent_size
-        latents = np.random.default_rng(1).standard_normal((_METRIC_SAMPLES, size))
-        return latent_lengths(self._engines.generator, latents.astype(np.float32))
+        return typical_lengths(self._engines.generator, self.bundle.manifest.model.latent_size)
+
+
+def _own_refine(manifest: Manifest) -> str:
+    """What was calibrated for; whether RGI frees the weights is for the settings to say."""
+    calibrated = manifest.calibration and manifest.calibration.refine
+    if calibrated and calibrated not in ("rgi", "rrgi"):
+        return calibrated
+    return "rrgi" if manifest.rgi.finetune_steps else "rgi"
 
 
 def _pixels(job: _Job) -> int:

@@ -29,17 +29,25 @@ class Starter:
     """Start values of a bundle: previous frame, encoder, and the best of many random latents.
 
     Args:
-        paper: one start, the best of 1,000 by mean squared error, and nothing else.
+        paper: one start, the best of `drawn` by mean squared error, and nothing else.
         starts: how many starts each image gets otherwise.
     """
 
-    def __init__(self, manifest: Manifest, engines: Engines, *, paper: bool, starts: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        engines: Engines,
+        *,
+        paper: bool,
+        starts: int,
+        drawn: int = PAPER_CANDIDATES,
+    ) -> None:
         self._settings = manifest.rgi
         self._size = manifest.model.latent_size
         self._engines = engines
         self._paper = paper
         self.starts = 1 if paper else starts
-        count = PAPER_CANDIDATES if paper else candidates(manifest)
+        count = drawn if paper else candidates(manifest)
         self.bank: LatentBank | None = None
         if paper or self._settings.start != "zero":
             self.bank = LatentBank.build(engines.generate, count, self._size, batch=engines.batch)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
+from ctypes import CDLL
 
 import numpy as np
 import pytest
+from cuda_emulation import SOURCES, build
+from emulated_driver import EmulatedDriver
 
 # As the command line sets it; the decoder reads it once, with the first video of the process.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -34,5 +39,23 @@ def make_flow():  # type: ignore[no-untyped-def]
         factor = np.linalg.cholesky(root @ root.T + 0.5 * np.eye(channels))
         flow.whiten(rng.standard_normal(channels), np.linalg.inv(factor))
         return flow.requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], CDLL]:
+    """emulated('source.cpp') gives the CUDA drivers of a source compiled for the host, once."""
+    folder = tmp_path_factory.mktemp("emulation")
+    return functools.cache(lambda source: build(source, folder))
+
+
+@pytest.fixture(scope="session")
+def make_driver(emulated: Callable[[str], CDLL]) -> Callable[..., EmulatedDriver]:
+    """make_driver(...) gives a CUDA driver that runs the kernels on the host."""
+
+    def make(**settings: object) -> EmulatedDriver:
+        libraries = [emulated(source) for source in SOURCES]
+        return EmulatedDriver(libraries, **settings)  # type: ignore[arg-type]
 
     return make

@@ -13,6 +13,7 @@ Kind = Literal["vae", "pca", "pggan", "l2ae", "dsae", "ae-vae", "gamma-vae"]
 GeometryName = Literal["stretch", "letterbox", "tiles"]
 Precision = Literal["auto", "float32", "bfloat16"]
 DecoderVariance = Literal["global", "pixel"]
+AutoencoderNetwork = Literal["conv", "resnet"]
 PATIENCE = 20  # checks, of autoencoders
 AUGMENTATIONS = ("shift", "rotate", "brightness", "hflip", "vflip")
 
@@ -33,6 +34,8 @@ class TrainOptions:
             width table; None for the default.
         beta: vae: weight of the latent's divergence from the prior; 0 trains a plain autoencoder.
         variance: gamma-vae: one learned scale for all elements, or one for each.
+        network: autoencoders: conv, the published one, or resnet, with residual blocks, for faces
+            and other colour images.
         linear: autoencoders: let the convolutions learn what a fixed linear map, PCA in closed
             form, leaves; without it the network is the published one, which learns far slower.
         patience: checks of the held-back loss, 50 updates apart, without improvement after which
@@ -58,6 +61,7 @@ class TrainOptions:
     width: int | None = None
     beta: float = 1.0
     variance: DecoderVariance = "global"
+    network: AutoencoderNetwork = "conv"
     linear: bool = True
     patience: int | None = None
     steps: int | None = None
@@ -78,6 +82,12 @@ class TrainOptions:
         _choice("geometry", self.geometry, get_args(GeometryName))
         _choice("precision", self.precision, get_args(Precision))
         _choice("variance", self.variance, get_args(DecoderVariance))
+        _choice("network", self.network, get_args(AutoencoderNetwork))
+        if self.network != "conv" and self.model not in AUTOENCODERS:
+            raise ConfigError(
+                f"network {self.network} is for the models {', '.join(AUTOENCODERS)}; found model "
+                f"{self.model}. Leave --network out, or choose one of them."
+            )
         for name in self.augment:
             _choice("augment", name, AUGMENTATIONS)
         if self.channels not in (None, 1, 3):
@@ -118,8 +128,8 @@ class TrainOptions:
 
 # A resumed run continues the same optimisation: these fix it. Length and checkpoints may change.
 _FIXED = (
-    "model", "size", "latent", "width", "beta", "variance", "linear", "batch", "lr", "geometry",
-    "scale", "augment", "held_back", "seed", "white",
+    "model", "size", "latent", "width", "beta", "variance", "network", "linear", "batch", "lr",
+    "geometry", "scale", "augment", "held_back", "seed", "white",
 )  # fmt: skip
 
 

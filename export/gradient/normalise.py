@@ -12,6 +12,8 @@ from onnx import helper, numpy_helper, version_converter
 from unblemish.errors import ModelError, UnsupportedOperatorError
 from unblemish.export.gradient.lighten import lightened, restore
 from unblemish.export.gradient.types import Value, from_type
+from unblemish.export.keep_batch import keep_batch
+from unblemish.export.scale_resizes import infer_resized, scale_resizes
 
 WORKING_OPSET = 21
 """The opset of every graph that leaves the engine: the newest that all supported engines run."""
@@ -57,6 +59,7 @@ def normalise(model: onnx.ModelProto, expand: frozenset[str] = frozenset()) -> W
     if expand:
         model = _expand(model, expand)
     _lift_constants(model.graph)
+    model = _keep_shapes(model)
     return _working(_inferred(model), model)
 
 
@@ -194,6 +197,16 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto:
     return numpy_helper.from_array(np.array(value, dtype=kinds[attribute.name]), node.output[0])
 
 
+def _keep_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """State what Reshape and Resize keep: else a sum over a broadcast has to ask at run time."""
+    if not any(node.op_type in ("Reshape", "Resize") for node in model.graph.node):
+        return model
+    light, heavy = lightened(model)
+    kept = keep_batch(scale_resizes(light))
+    restore(kept, heavy)
+    return kept
+
+
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     light, _ = lightened(model)
     if light is model:
@@ -203,7 +216,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     # Inference counts a window that would begin in the right pad, against the standard's text.
     strict = not any(a.name == "ceil_mode" and a.i for n in light.graph.node for a in n.attribute)
     try:
-        return onnx.shape_inference.infer_shapes(light, strict_mode=strict, data_prop=True)
+        return infer_resized(light, strict)
     except Exception as cause:
         raise ModelError(
             f"the shapes of the model do not fit together: {cause}; check it with onnx.checker"

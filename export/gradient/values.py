@@ -166,12 +166,16 @@ class ValueTable:
 
     def _infer_from_vector(self, node: onnx.NodeProto) -> None:
         """Dimensions of a value that is shaped by a vector of sizes."""
-        position = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}.get(node.op_type)
-        vector = None if position is None else self.vector(node.input[position])
+        position = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Resize": 3}.get(node.op_type)
+        given = position is not None and len(node.input) > position and node.input[position]
+        vector = self.vector(given) if given else None
         if vector is None:
             return
         have = self.value(node.input[0]).dims or ()
-        if node.op_type == "Reshape":
+        if node.op_type == "Resize":
+            if len(vector) == len(have) and _stretches(node):
+                self.declare(node.output[0], vector)
+        elif node.op_type == "Reshape":
             if any(a.name == "allowzero" and a.i for a in node.attribute) and 0 in vector:
                 return
             copied = [d if d != 0 or i >= len(have) else have[i] for i, d in enumerate(vector)]
@@ -186,6 +190,12 @@ class ValueTable:
         vector = vectors.vector_of(self, node)
         if vector is not None:
             self._vectors[node.output[0]] = vector
+
+
+def _stretches(node: onnx.NodeProto) -> bool:
+    """Whether a Resize gives just the sizes that it is asked for."""
+    policy = [a.s for a in node.attribute if a.name == "keep_aspect_ratio_policy"]
+    return policy in ([], [b"stretch"])
 
 
 def _contradict(known: Dim, stated: Dim) -> bool:

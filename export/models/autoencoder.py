@@ -1,12 +1,14 @@
-"""The convolutional autoencoder of Bergmann et al. 2018, plain, as VAE and with learned variance.
+"""Autoencoders of the energy projection: plain, as VAE and with learned decoder variance.
 
-Images and reconstructions lie in [0, 1]; the last layer is linear, as published, so that its
-gradient does not fade at black and white. All convolutions but the last of encoder and decoder are
-followed by a leaky ReLU of slope 0.2. Batch normalisation between the two is for training alone:
-`folded` multiplies it into the weights, and the network exported is the published one. Beside it
-may stand a linear map, probabilistic PCA in closed form, that stays fixed: the convolutions then
+Two networks: the convolutional one of Bergmann et al. 2018, and one with residual blocks at every
+scale, for faces and other colour images, in the spirit of Dai and Wipf 2019. Images and
+reconstructions lie in [0, 1]; the last layer is linear, as published, so that its gradient does not
+fade at black and white. All convolutions but the last of encoder and decoder are followed by a
+leaky ReLU of slope 0.2. Batch normalisation between the two is for training alone: `folded`
+multiplies it into the weights, and the convolutional network exported is the published one. Beside
+it may stand a linear map, probabilistic PCA in closed form, that stays fixed: the convolutions then
 learn what it leaves, and training takes minutes instead of hours.
-Source: seed 002, section 4.1; Bergmann et al. 2018, table 1.
+Source: seed 002, section 4.1; Bergmann et al. 2018, table 1; Dai and Wipf 2019.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unblemish.errors import ConfigError
-from unblemish.export.models.vae import LEAK, fixed_linear, fold_block, silence
+from unblemish.export.models.scales import decoder_scales, encoder_scales, fold_scales
+from unblemish.export.models.vae import LEAK, fixed_linear, silence
 
+Network = Literal["conv", "resnet"]
 Variance = Literal["none", "unit", "global", "pixel"]
 LARGEST_CORE = 15  # px: larger images are halved once more
+LARGEST_SCALE = 7  # the same of the residual network
 # Bounds of log variances and log scales: exp neither overflows nor vanishes in float32, and a
 # scale below half a grey level of 8 bits would claim more than an image holds.
 LOG_VARIANCE = (-12.0, 4.0)
@@ -41,6 +46,9 @@ class AutoencoderSettings:
         variance: of the decoder's Gaussian: none (a deterministic autoencoder), unit (a VAE),
             global (a gamma-VAE with one learned scale) or pixel (with one of every element).
         linear: side of the image that the linear map sees and draws; 0 for none, as published.
+        network: conv, the published one, or resnet: scales of half the side, a quarter, ... down
+            to at most `LARGEST_SCALE` pixels, a residual block at each, with `width` feature maps
+            at the first and twice as many at the others.
     """
 
     size: int = 128
@@ -49,6 +57,7 @@ class AutoencoderSettings:
     width: int = 32
     variance: Variance = "none"
     linear: int = 0
+    network: Network = "conv"
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.size > 1024 or self.size % 16:
@@ -67,6 +76,10 @@ class AutoencoderSettings:
             raise ConfigError(
                 f"variance must be one of {', '.join(get_args(Variance))}; found {self.variance!r}."
             )
+        if self.network not in get_args(Network):
+            raise ConfigError(
+                f"network must be one of {', '.join(get_args(Network))}; found {self.network!r}."
+            )
 
     @property
     def canvas(self) -> int:
@@ -79,17 +92,29 @@ class AutoencoderSettings:
         return self.variance != "none"
 
     @property
-    def extra(self) -> int:
-        """Halvings beyond the four of the published network, which has them for 128 pixels."""
-        halvings = 4
-        while self.size >> halvings > LARGEST_CORE and not (self.size >> halvings) % 2:
+    def residual(self) -> bool:
+        """Whether every scale has a residual block."""
+        return self.network == "resnet"
+
+    @property
+    def halvings(self) -> int:
+        """How often the image is halved: four times at least, as published for 128 pixels, of the
+        residual network three times."""
+        least, largest = (3, LARGEST_SCALE) if self.residual else (4, LARGEST_CORE)
+        halvings = least
+        while self.size >> halvings > largest and not (self.size >> halvings) % 2:
             halvings += 1
-        return halvings - 4
+        return halvings
 
     @property
     def core(self) -> int:
         """Side of the image that the code is drawn from, pixels; 8 as published."""
-        return self.size >> (4 + self.extra)
+        return self.size >> self.halvings
+
+    @property
+    def inner(self) -> int:
+        """Feature maps of the image that the code is drawn from."""
+        return self.layers[-1][1]
 
     @property
     def layers(self) -> tuple[tuple[int, int, int], ...]:
@@ -98,20 +123,13 @@ class AutoencoderSettings:
         The decoder has them in opposite order, transposed where strided.
         """
         w = self.width
-        plan = [(w, 2), *([(w, 2)] * self.extra), (w, 2), (w, 1), (2 * w, 2), (2 * w, 1),
-                (4 * w, 2), (2 * w, 1), (w, 1)]  # fmt: skip
+        if self.residual:
+            plan = [(w, 2), *([(2 * w, 2)] * (self.halvings - 1))]
+        else:
+            plan = [(w, 2), *([(w, 2)] * (self.halvings - 4)), (w, 2), (w, 1), (2 * w, 2),
+                    (2 * w, 1), (4 * w, 2), (2 * w, 1), (w, 1)]  # fmt: skip
         inputs = [self.channels, *(outputs for outputs, _ in plan)]
         return tuple((old, new, stride) for old, (new, stride) in zip(inputs, plan, strict=False))
-
-
-def _block(inputs: int, outputs: int, stride: int, *, up: bool = False) -> nn.Sequential:
-    layer = nn.ConvTranspose2d if up and stride == 2 else nn.Conv2d
-    kernel = 4 if stride == 2 else 3
-    return nn.Sequential(
-        layer(inputs, outputs, kernel, stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.LeakyReLU(LEAK),
-    )
 
 
 class Encoder(nn.Module):
@@ -124,8 +142,8 @@ class Encoder(nn.Module):
     def __init__(self, settings: AutoencoderSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.scales = nn.Sequential(*(_block(*layer) for layer in settings.layers))
-        inner = settings.width * settings.core**2
+        self.scales = encoder_scales(settings.layers, residual=settings.residual)
+        inner = settings.inner * settings.core**2
         self.mean = nn.Linear(inner, settings.latent)
         self.log_variance = nn.Linear(inner, settings.latent) if settings.variational else None
         self.linear = fixed_linear(settings.channels * settings.canvas**2, settings.latent)
@@ -153,10 +171,8 @@ class Decoder(nn.Module):
     def __init__(self, settings: AutoencoderSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.start = nn.Linear(settings.latent, settings.width * settings.core**2)
-        self.scales = nn.Sequential(
-            *(_block(old, new, stride, up=True) for new, old, stride in settings.layers[:0:-1])
-        )
+        self.start = nn.Linear(settings.latent, settings.inner * settings.core**2)
+        self.scales = decoder_scales(settings.layers, residual=settings.residual)
         self.image = nn.ConvTranspose2d(settings.width, settings.channels, 4, 2, padding=1)
         self.scale: nn.ConvTranspose2d | None = None
         if settings.variance == "pixel":
@@ -172,7 +188,7 @@ class Decoder(nn.Module):
         """code: (batch, latent). Returns (batch, channels, size, size) each; scale: log, [0, 1]."""
         s = self.settings
         x = F.leaky_relu(self.start(code), LEAK)
-        x = self.scales(x.reshape(-1, s.width, s.core, s.core))
+        x = self.scales(x.reshape(-1, s.inner, s.core, s.core))
         image: Tensor = self.image(x)
         if self.linear is not None:
             canvas = self.linear(code).reshape(-1, s.channels, s.canvas, s.canvas)
@@ -222,9 +238,8 @@ class Autoencoder(nn.Module):
     def folded(self) -> Autoencoder:
         """An equal network in inference mode without normalisation layers, for export."""
         result = copy.deepcopy(self).eval().requires_grad_(False)
-        for block in (*result.encoder.scales, *result.decoder.scales):
-            assert isinstance(block, nn.Sequential)
-            fold_block(block)
+        fold_scales(result.encoder.scales)
+        fold_scales(result.decoder.scales)
         return result
 
 

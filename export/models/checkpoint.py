@@ -244,7 +244,10 @@ def load_autoencoder(path: Path) -> LoadedAutoencoder | None:
     checkpoint = _own(content, path)
     network = build_autoencoder(checkpoint).folded()
     settle(network)
-    return LoadedAutoencoder(checkpoint.kind, network, checkpoint.preprocess, checkpoint.losses)
+    return LoadedAutoencoder(
+        checkpoint.kind, network, checkpoint.preprocess, checkpoint.losses,
+        checkpoint.figures.get("held_back_rmse", 0.0),
+    )  # fmt: skip
 
 
 def settings_of(

@@ -50,12 +50,15 @@ class LoadedAutoencoder:
         kind: name in `AUTOENCODERS`.
         preprocess: geometry, scale and overlap it was trained with.
         losses: [share, L_r that this share of the training images does not exceed].
+        noise: root mean square error on held-back normal images, share of the intensity range; 0
+            where not known.
     """
 
     kind: str
     network: Autoencoder
     preprocess: dict[str, Any] = field(default_factory=dict)
     losses: list[list[float]] = field(default_factory=list)
+    noise: float = 0.0
 
 
 class MeanOf(nn.Module):

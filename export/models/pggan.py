@@ -182,19 +182,28 @@ class Discriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """image: (batch, channels, 4 * 2^stage, same). Returns (batch, outputs)."""
+        x = self.features(image, 4).flatten(1)
+        logit: Tensor = self.decisionLayer(_activate(self.groupScaleZero[1](x)))
+        return logit
+
+    def features(self, image: Tensor, side: int) -> Tensor:
+        """What the last convolution at `side` pixels (4, 8, ... the image's) makes of images.
+
+        Returns: (batch, width, side, side).
+        """
         x = _activate(self.fromRGBLayers[self.stage](image))
         for scale in range(self.stage - 1, -1, -1):
             for layer in self.scaleLayers[scale].children():
                 x = _activate(layer(x))
+            if side == 8 << scale:
+                return x
             x = F.avg_pool2d(x, 2)
             if scale == self.stage - 1 and self.fade < 1.0:
                 old = _activate(self.fromRGBLayers[scale](F.avg_pool2d(image, 2)))
                 x = self.fade * x + (1.0 - self.fade) * old
         if self.minibatch:
             x = self._with_deviation(x)
-        x = _activate(self.groupScaleZero[0](x)).flatten(1)
-        logit: Tensor = self.decisionLayer(_activate(self.groupScaleZero[1](x)))
-        return logit
+        return _activate(self.groupScaleZero[0](x))
 
     def _with_deviation(self, x: Tensor) -> Tensor:
         if self.independent:
@@ -217,6 +226,21 @@ class Discriminator(nn.Module):
             first.in_channels -= 1
             result.minibatch = False
         return result
+
+
+class DiscriminatorFeatures(nn.Module):
+    """image -> f_D, a layer of a discriminator; see `Discriminator.features`.
+
+    Source: seed 002, eq. 2.
+    """
+
+    def __init__(self, network: Discriminator, side: int) -> None:
+        super().__init__()
+        self.network, self.side = network, side
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: (batch, channels, size, size). Returns (batch, width, side, side)."""
+        return self.network.features(image, self.side)
 
 
 Network = TypeVar("Network", Generator, Discriminator)

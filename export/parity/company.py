@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from unblemish.bundle.manifest import GraphRole
 from unblemish.export.parity.engine import Array, Engine, Graphs, pair, relative_error
 from unblemish.export.parity.gate import KINKS, Gate
 from unblemish.export.parity.oracles import graph_vjp, has_torch, torch_image, torch_vjp
-from unblemish.export.source import IMAGE, LATENT, LOGIT, Source
+from unblemish.export.source import FEATURES, IMAGE, LATENT, LOGIT, Source
 
 # Central differences in float32: rounding / step + kinks crossed within the step.
 DIFFERENCE_STEP, DIFFERENCE_TOLERANCE = 1e-2, 5e-2
@@ -22,13 +23,19 @@ def check_differences(
     cotangent: Array,
     gradient: Array,
     rng: np.random.Generator,
+    role: GraphRole = "generator",
+    names: tuple[str, ...] = (LATENT, IMAGE),
 ) -> None:
-    """Central differences of <cotangent, image> along random unit directions."""
-    engine = Engine(graphs["generator"])
+    """Central differences of <cotangent, output> along random unit directions of the input z.
+
+    Args:
+        names: of input and output of the graph.
+    """
+    engine = Engine(graphs[role])
 
     def value(shift: Array) -> float:
-        image = engine({LATENT: (z + shift).astype(np.float32)})[IMAGE]
-        return float((image.astype(np.float64) * cotangent).sum())
+        found = engine({names[0]: (z + shift).astype(np.float32)})[names[1]]
+        return float((found.astype(np.float64) * cotangent).sum())
 
     found, expected = [], []
     for _ in range(8):
@@ -47,25 +54,44 @@ def check_company(
     image: Array,
     rng: np.random.Generator,
 ) -> None:
-    """The encoder, the discriminator and the features, where a bundle has them."""
+    """The encoder, the discriminator, its layer and the features, where a bundle has them."""
     if "encoder" in graphs:
         found = Engine(graphs["encoder"])({IMAGE: image})[LATENT]
         gate.gradient("encoder", found, torch_image(source.oracles["encoder"], image))
     if "discriminator_forward" in graphs:
-        network = source.oracles["discriminator"]
-        expected = torch_image(network, image)
-        cotangent = rng.standard_normal(expected.shape).astype(np.float32)
-        there, back = pair(graphs, "discriminator", {IMAGE: image}, {f"ct_{LOGIT}": cotangent})
-        gate.gradient("discriminator", there[LOGIT], expected)
-        reference = torch_vjp(network, IMAGE, image, cotangent)[IMAGE]
-        gate.gradient("discriminator_gradient", back[f"grad_{IMAGE}"], reference)
+        _check_torch(gate, source, graphs, "discriminator", LOGIT, image, rng)
+    if "discriminator_features" in source.oracles:
+        _check_torch(gate, source, graphs, "discriminator_features", FEATURES, image, rng)
+    elif "discriminator_features_forward" in graphs:
+        check_features(gate, graphs, "discriminator_features", image, rng)
     if "features_forward" in graphs:
-        check_features(gate, graphs, image, rng)
+        check_features(gate, graphs, "features", image, rng)
 
 
-def check_features(gate: Gate, graphs: Graphs, image: Array, rng: np.random.Generator) -> None:
+def _check_torch(
+    gate: Gate,
+    source: Source,
+    graphs: Graphs,
+    stem: str,
+    output: str,
+    image: Array,
+    rng: np.random.Generator,
+) -> None:
+    """Output and gradient of a pair by the torch network behind it."""
+    network = source.oracles[stem]
+    expected = torch_image(network, image)
+    cotangent = rng.standard_normal(expected.shape).astype(np.float32)
+    there, back = pair(graphs, stem, {IMAGE: image}, {f"ct_{output}": cotangent})
+    gate.gradient(stem, there[output], expected)
+    reference = torch_vjp(network, IMAGE, image, cotangent)[IMAGE]
+    gate.gradient(f"{stem}_gradient", back[f"grad_{IMAGE}"], reference)
+
+
+def check_features(
+    gate: Gate, graphs: Graphs, stem: str, image: Array, rng: np.random.Generator
+) -> None:
     """Central difference of <cotangents, features> along the gradient, where it is largest."""
-    forward, backward = Engine(graphs["features_forward"]), Engine(graphs["features_backward"])
+    forward, backward = Engine(graphs[f"{stem}_forward"]), Engine(graphs[f"{stem}_backward"])  # type: ignore[index]
     there = forward({IMAGE: image})
     cotangents = {
         name: rng.standard_normal(there[name[3:]].shape).astype(np.float32)
@@ -86,7 +112,7 @@ def check_features(gate: Gate, graphs: Graphs, image: Array, rng: np.random.Gene
     shift = step * gradient / max(norm, 1e-30)
     slope = (value(shift) - value(-shift)) / (2 * step)
     gate.note(
-        "features_differences",
+        f"{stem}_differences",
         relative_error(np.array([norm]), np.array([slope])),
         DIFFERENCE_TOLERANCE,
     )

@@ -57,6 +57,7 @@ def relative_error(found: Array, expected: Array) -> float:
 _ROLES: dict[str, tuple[GraphRole, GraphRole]] = {
     "generator": ("generator_forward", "generator_backward"),
     "discriminator": ("discriminator_forward", "discriminator_backward"),
+    "discriminator_features": ("discriminator_features_forward", "discriminator_features_backward"),
     "finetune": ("finetune_forward", "finetune_backward"),
     "reconstruct": ("reconstruct_forward", "reconstruct_backward"),
 }

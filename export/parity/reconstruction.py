@@ -9,8 +9,10 @@ import onnx
 
 from unblemish.export.energy_plan import AutoencoderSource
 from unblemish.export.options import ExportOptions
+from unblemish.export.parity.company import check_differences
 from unblemish.export.parity.engine import Array, Engine, Graphs, pair
 from unblemish.export.parity.gate import Gate
+from unblemish.export.parity.oracles import original_image
 from unblemish.export.source import IMAGE
 
 BATCH = 3
@@ -21,7 +23,8 @@ def check_reconstruction(
 ) -> dict[str, float]:
     """Measure every graph of an autoencoder's bundle, and refuse the bundle where one strays.
 
-    The images are noise of all scales in [0, 1]; every output is given a random cotangent.
+    The images are noise of all scales; every output is given a random cotangent. Of an ONNX file
+    the reference is the file itself, and without torch that of its gradient central differences.
 
     Args:
         graphs: by role, the very files that will be shipped.
@@ -32,12 +35,11 @@ def check_reconstruction(
     """
     rng = np.random.default_rng(options.seed)
     image = _images(source, rng)
-    expected = _by_torch(source, image)
+    expected = _by_file(source, image) or _by_torch(source, image)
     cotangents = {
         f"ct_{name}": rng.standard_normal(value.shape).astype(np.float32)
         for name, value in expected.items()
     }
-    reference = _slope(source, image, cotangents)
     gate = Gate(source.high - source.low, options)
     plain = Engine(graphs["reconstruct"])({IMAGE: image})
     there, back = pair(graphs, "reconstruct", {IMAGE: image}, cotangents)
@@ -48,13 +50,20 @@ def check_reconstruction(
             else:
                 gate.gradient(f"{name}_{title}", found[name], value)
     both = Engine(fused)({IMAGE: image, **cotangents})
+    reference = back[f"grad_{IMAGE}"]
+    if source.oracle is None:
+        (cotangent,) = cotangents.values()
+        names = (IMAGE, *source.outputs)
+        check_differences(gate, graphs, image, cotangent, reference, rng, "reconstruct", names)
+    else:
+        reference = _slope(source, image, cotangents)
+        gate.gradient("gradient_pair", back[f"grad_{IMAGE}"], reference)
     gate.gradient("gradient_fused", both[f"grad_{IMAGE}"], reference)
-    gate.gradient("gradient_pair", back[f"grad_{IMAGE}"], reference)
     return gate.figures
 
 
 def _images(source: AutoencoderSource, rng: np.random.Generator) -> Array:
-    """(BATCH, C, H, W) float32 in [0, 1]: blocks of random intensity from the side to a pixel."""
+    """(BATCH, C, H, W) float32, model intensities: random blocks from the side to a pixel."""
     shape = (BATCH, source.channels, source.height, source.width)
     total = np.zeros(shape)
     block, count = source.height, 0
@@ -64,7 +73,15 @@ def _images(source: AutoencoderSource, rng: np.random.Generator) -> Array:
         spread = grid.repeat(block, axis=2).repeat(block, axis=3)
         total += spread[:, :, : source.height, : source.width]
         block, count = block // 4, count + 1
-    return (total / count).astype(np.float32)
+    unit = total / count
+    return (source.low + (source.high - source.low) * unit).astype(np.float32)
+
+
+def _by_file(source: AutoencoderSource, image: Array) -> dict[str, Array] | None:
+    """What the ONNX file itself makes of the images, where there is one."""
+    if source.original is None:
+        return None
+    return {source.outputs[0]: original_image(source.original, image)}
 
 
 def _by_torch(source: AutoencoderSource, image: Array) -> dict[str, Array]:

@@ -29,3 +29,15 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
   adam<4>(p, grad, m, v, step, 0, wide);
   adam<1>(p, grad, m, v, step, wide, count);
 }
+
+// As unblemish_adam, with the step's constants steps[at[0]]: one captured launch serves every step.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+    unblemish_adam_scheduled(float* __restrict__ p, const float* __restrict__ grad, float* __restrict__ m,
+                             float* __restrict__ v, const unblemish::AdamStep* __restrict__ steps,
+                             const int* __restrict__ at, size_t count) {
+  using namespace unblemish::cuda;
+  const unblemish::AdamStep step = steps[at[0]];
+  const size_t wide = aligned(p, grad, m, v) ? count / 4 * 4 : 0;
+  adam<4>(p, grad, m, v, step, 0, wide);
+  adam<1>(p, grad, m, v, step, wide, count);
+}

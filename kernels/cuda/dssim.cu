@@ -2,7 +2,8 @@
 //
 // Two kernels: the slopes by the windowed means, kept in `slopes` (items x channels x 4 x plane, by (x + g) / 2
 // itself, so that tiles may anchor as they like); then the gradients from them. A block takes tiles of kSide^2
-// pixels of one item in turn; windows reach kMostReach pixels at most.
+// pixels of one item in turn. Windows that reach kMostReach pixels at most find their tile in shared memory; the
+// _wide kernels, for windows up to 511, read it from the caches.
 #include "common.cuh"
 #include "unblemish/dssim.hpp"
 
@@ -11,6 +12,7 @@ namespace unblemish::cuda {
 constexpr int kSide = 16;        // kSide^2 == kThreads
 constexpr int kMostReach = 15;   // a window of 31
 constexpr int kWide = kSide + 2 * kMostReach;
+constexpr int kWidest = kSide + 2 * 255;
 
 struct Window {
   const float* weights;
@@ -34,24 +36,39 @@ __device__ __forceinline__ size_t tiles_of(int height, int width) {
   return (static_cast<size_t>(height) + kSide - 1) / kSide * ((static_cast<size_t>(width) + kSide - 1) / kSide);
 }
 
+// Shared memory by functions of their own: one piece for all instances of `blur`.
+template <bool Wide>
+__device__ __forceinline__ float* pixels_of_tile() {
+  __shared__ float pixels[Wide ? 1 : kWide * kWide];
+  return pixels;
+}
+
+template <bool Wide>
+__device__ __forceinline__ float* sums_along() {
+  __shared__ float along[(Wide ? kWidest : kWide) * kSide];
+  return along;
+}
+
 // The windowed mean at this thread's pixel of what `read` gives by index into the plane. Every thread of the
 // block calls it.
-template <class Read>
+template <bool Wide, class Read>
 __device__ float blur(const Place& p, const Window& w, int height, int width, const Read& read) {
-  __shared__ float pixels[kWide * kWide];
-  __shared__ float along[kWide * kSide];
+  float* pixels = pixels_of_tile<Wide>();
+  float* along = sums_along<Wide>();
   const int wide = kSide + 2 * w.radius;
+  const auto at = [&](int row, int column) {
+    const size_t y = static_cast<size_t>(mirrored(p.top + row - w.radius, height));
+    return read(y * width + static_cast<size_t>(mirrored(p.left + column - w.radius, width)));
+  };
   __syncthreads();  // the previous tile may still be read
-  for (int i = static_cast<int>(threadIdx.x); i < wide * wide; i += kThreads) {
-    const size_t y = static_cast<size_t>(mirrored(p.top + i / wide - w.radius, height));
-    const size_t x = static_cast<size_t>(mirrored(p.left + i % wide - w.radius, width));
-    pixels[i] = read(y * width + x);
+  if constexpr (!Wide) {
+    for (int i = static_cast<int>(threadIdx.x); i < wide * wide; i += kThreads) pixels[i] = at(i / wide, i % wide);
+    __syncthreads();
   }
-  __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < wide * kSide; i += kThreads) {
-    const float* from = pixels + i / kSide * wide + i % kSide;
     float sum = 0.0f;
-    for (int k = 0; k <= 2 * w.radius; ++k) sum += w.weights[k] * from[k];
+    for (int k = 0; k <= 2 * w.radius; ++k)
+      sum += w.weights[k] * (Wide ? at(i / kSide, i % kSide + k) : pixels[i / kSide * wide + i % kSide + k]);
     along[i] = sum;
   }
   __syncthreads();
@@ -67,28 +84,27 @@ struct Pair {
   __device__ DssimMeans at(size_t i) const { return dssim_products(x[i], g[i], anchor); }
 };
 
+template <bool Wide>
 __device__ DssimMeans means(const Place& p, const Window& w, int height, int width, const Pair& pair) {
-  const float d = blur(p, w, height, width, [&](size_t i) { return pair.at(i).d; });
-  const float u = blur(p, w, height, width, [&](size_t i) { return pair.at(i).u; });
-  const float dd = blur(p, w, height, width, [&](size_t i) { return pair.at(i).dd; });
-  const float uu = blur(p, w, height, width, [&](size_t i) { return pair.at(i).uu; });
+  const float d = blur<Wide>(p, w, height, width, [&](size_t i) { return pair.at(i).d; });
+  const float u = blur<Wide>(p, w, height, width, [&](size_t i) { return pair.at(i).u; });
+  const float dd = blur<Wide>(p, w, height, width, [&](size_t i) { return pair.at(i).dd; });
+  const float uu = blur<Wide>(p, w, height, width, [&](size_t i) { return pair.at(i).uu; });
   return {d, u, dd, uu};
 }
 
-}  // namespace unblemish::cuda
+// What both kernels work on.
+struct Images {
+  const float* x;
+  const float* g;
+  int batch, channels, height, width;
+};
 
-// weights: 2 radius + 1 floats made on the host by unblemish::gaussian_window; radius <= 15. slopes: nullptr
-// where no gradient is asked for. map: (batch, plane), or nullptr. unblemish_finish_sum, with scale / channels,
-// ends the objective.
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
-    unblemish_dssim(const float* __restrict__ x, const float* __restrict__ g, const float* __restrict__ weights,
-                    int radius, unblemish::DssimConstants constants, float* __restrict__ slopes,
-                    float* __restrict__ map, double* __restrict__ partial, int batch, int channels, int height,
-                    int width) {
-  using namespace unblemish::cuda;
-  using namespace unblemish;
+template <bool Wide>
+__device__ void dissimilarity(const Images& a, const Window& window, const DssimConstants& constants, float* slopes,
+                              float* map, double* partial) {
+  const auto [x, g, batch, channels, height, width] = a;
   const size_t plane = static_cast<size_t>(height) * width;
-  const Window window{weights, radius};
   for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
     double sum = 0.0;
     for (size_t tile = blockIdx.x; tile < tiles_of(height, width); tile += gridDim.x) {
@@ -100,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
       for (int c = 0; c < channels; ++c) {
         const size_t image = (b * channels + c) * plane;
         const float anchor = dssim_anchor(x[image + corner], g[image + corner], constants.range);
-        const DssimMeans m = means(p, window, height, width, {x + image, g + image, anchor});
+        const DssimMeans m = means<Wide>(p, window, height, width, {x + image, g + image, anchor});
         const DssimTerm term = dssim_term(m, anchor, constants);
         value += term.value;
         if (!inside || slopes == nullptr) continue;
@@ -111,23 +127,19 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
         out[3 * plane] = term.uu;
       }
       if (!inside) continue;
+      value /= static_cast<float>(channels);
       sum += value;
-      if (map != nullptr) map[b * plane + at] = value / static_cast<float>(channels);
+      if (map != nullptr) map[b * plane + at] = value;
     }
     write_partial(partial, b, sum);
   }
 }
 
-// direct, cotangent: nullptr where not asked for.
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
-    unblemish_dssim_gradient(const float* __restrict__ x, const float* __restrict__ g,
-                             const float* __restrict__ weights, int radius, const float* __restrict__ slopes,
-                             const float* __restrict__ scale, float* __restrict__ direct,
-                             float* __restrict__ cotangent, int batch, int channels, int height, int width) {
-  using namespace unblemish::cuda;
-  using namespace unblemish;
+template <bool Wide>
+__device__ void gradients(const Images& a, const Window& window, const float* slopes, const float* scale,
+                          float* direct, float* cotangent) {
+  const auto [x, g, batch, channels, height, width] = a;
   const size_t plane = static_cast<size_t>(height) * width;
-  const Window window{weights, radius};
   for (size_t row = blockIdx.y; row < static_cast<size_t>(batch) * channels; row += gridDim.y) {
     const float factor = scale[row / channels] / static_cast<float>(channels);
     for (size_t tile = blockIdx.x; tile < tiles_of(height, width); tile += gridDim.x) {
@@ -135,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
       float back[4];
       for (int q = 0; q < 4; ++q) {
         const float* from = slopes + (4 * row + q) * plane;
-        back[q] = blur(p, window, height, width, [&](size_t i) { return from[i]; });
+        back[q] = blur<Wide>(p, window, height, width, [&](size_t i) { return from[i]; });
       }
       if (p.x() >= width || p.y() >= height) continue;
       const size_t at = row * plane + static_cast<size_t>(p.y()) * width + p.x();
@@ -145,4 +157,46 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
       if (cotangent != nullptr) cotangent[at] = found.g;
     }
   }
+}
+
+}  // namespace unblemish::cuda
+
+// weights: 2 radius + 1 floats made on the host by unblemish::gaussian_window; radius <= kMostReach, of the
+// _wide ones <= 255. slopes: nullptr where no gradient is asked for. map: (batch, plane), or nullptr.
+// unblemish_finish_sum ends the objective. Four blocks on a multiprocessor leave registers enough to spill none.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
+    unblemish_dssim(const float* __restrict__ x, const float* __restrict__ g, const float* __restrict__ weights,
+                    int radius, unblemish::DssimConstants constants, float* __restrict__ slopes,
+                    float* __restrict__ map, double* __restrict__ partial, int batch, int channels, int height,
+                    int width) {
+  using namespace unblemish::cuda;
+  dissimilarity<false>({x, g, batch, channels, height, width}, {weights, radius}, constants, slopes, map, partial);
+}
+
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
+    unblemish_dssim_wide(const float* __restrict__ x, const float* __restrict__ g, const float* __restrict__ weights,
+                         int radius, unblemish::DssimConstants constants, float* __restrict__ slopes,
+                         float* __restrict__ map, double* __restrict__ partial, int batch, int channels, int height,
+                         int width) {
+  using namespace unblemish::cuda;
+  dissimilarity<true>({x, g, batch, channels, height, width}, {weights, radius}, constants, slopes, map, partial);
+}
+
+// direct, cotangent: nullptr where not asked for.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
+    unblemish_dssim_gradient(const float* __restrict__ x, const float* __restrict__ g,
+                             const float* __restrict__ weights, int radius, const float* __restrict__ slopes,
+                             const float* __restrict__ scale, float* __restrict__ direct,
+                             float* __restrict__ cotangent, int batch, int channels, int height, int width) {
+  using namespace unblemish::cuda;
+  gradients<false>({x, g, batch, channels, height, width}, {weights, radius}, slopes, scale, direct, cotangent);
+}
+
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
+    unblemish_dssim_gradient_wide(const float* __restrict__ x, const float* __restrict__ g,
+                             const float* __restrict__ weights, int radius, const float* __restrict__ slopes,
+                             const float* __restrict__ scale, float* __restrict__ direct,
+                             float* __restrict__ cotangent, int batch, int channels, int height, int width) {
+  using namespace unblemish::cuda;
+  gradients<true>({x, g, batch, channels, height, width}, {weights, radius}, slopes, scale, direct, cotangent);
 }

@@ -46,7 +46,7 @@ __device__ double penalty(const Penalty a, int channels, size_t plane) {
 }  // namespace unblemish::cuda
 
 // free: (batch, plane). gradient is added to; unblemish_finish_added_sum ends the value.
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
     unblemish_log_penalty(const float* __restrict__ x, const float* __restrict__ n,
                           const float* __restrict__ weight, const unsigned char* __restrict__ free, float epsilon,
                           float* __restrict__ gradient, double* __restrict__ partial, int batch, int channels,

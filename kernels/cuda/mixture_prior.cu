@@ -39,7 +39,7 @@ __device__ float prior(const float* n, float* gradient, float weight, const Mixt
 }  // namespace unblemish::cuda
 
 // free: (batch, plane). gradient is added to; unblemish_finish_added_sum ends the value.
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
     unblemish_mixture_prior(const float* __restrict__ n, const float* __restrict__ means,
                             const float* __restrict__ precisions, int components, const float* __restrict__ weight,
                             const unsigned char* __restrict__ free, float* __restrict__ gradient,

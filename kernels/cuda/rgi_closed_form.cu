@@ -74,7 +74,7 @@ __device__ double closed_form_of(const ClosedForm a, int channels, size_t plane)
 
 // mask: (batch, 1, plane). With a mask of its own, every element is a one-channel pixel: channels = 1,
 // plane = C H W. partial: batch x gridDim.x; unblemish_finish_sum makes the objective of it.
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 3)
     unblemish_rgi_closed_form(const float* __restrict__ x, const float* __restrict__ g,
                               const float* __restrict__ lam, const float* __restrict__ scale,
                               float* __restrict__ mask, float* __restrict__ cotangent,

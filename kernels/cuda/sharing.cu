@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     }
 }
 
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
     unblemish_share_gradient(const float* __restrict__ gradient, const unsigned short* __restrict__ weights,
                              float* __restrict__ shared, int batch, int channels, int height, int width,
                              int radius) {
@@ -111,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
       }
 }
 
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
     unblemish_share_gradient_direct(const float* __restrict__ gradient, const float* __restrict__ x,
                                     float inverse_sigma_space, float inverse_sigma_colour,
                                     float* __restrict__ shared, int batch, int channels, int height, int width,

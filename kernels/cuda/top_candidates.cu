@@ -118,7 +118,7 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
 }
 
 // index, distances: (count, k), the nearest first. gridDim = (queries at once, 1).
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
     unblemish_settle_candidates(const float* __restrict__ queries, const float* __restrict__ bank,
                                 const float* __restrict__ value, const int* __restrict__ ranked,
                                 int* __restrict__ index, float* __restrict__ distances, size_t count, int channels,

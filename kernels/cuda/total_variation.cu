@@ -39,7 +39,7 @@ __device__ double variation(const float* n, float* gradient, float weight, const
 }  // namespace unblemish::cuda
 
 // gradient is added to; unblemish_finish_added_sum adds weight times the partial sums to the value.
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
     unblemish_total_variation(const float* __restrict__ n, const float* __restrict__ weight,
                               float* __restrict__ gradient, double* __restrict__ partial, int batch, int channels,
                               int height, int width) {

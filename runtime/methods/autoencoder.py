@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from unblemish.runtime.backends.protocol import Pair, TensorSpec
+from unblemish.errors import BackendError
+from unblemish.runtime.backends.protocol import Array, Pair, Program, TensorSpec
 from unblemish.runtime.methods.engine import Stopwatch
 from unblemish.runtime.solvers.protocol import Float
 from unblemish.runtime.workspace import Workspace
@@ -31,6 +33,31 @@ class Reconstruction:
     log_scale: Float | None = None
 
 
+@dataclass(frozen=True)
+class OneWay:
+    """A program in the place of a pair, for what needs no gradient: nothing is kept for it."""
+
+    program: Program
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """See `Pair`."""
+        return self.program.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """See `Pair`."""
+        return self.program.outputs
+
+    def forward(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See `Pair`."""
+        return self.program.run(feeds)
+
+    def backward(self, cotangents: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Raises: BackendError."""
+        raise BackendError("the autoencoder was loaded without its gradient.")
+
+
 @dataclass
 class AutoencoderEngine:
     """A differentiable autoencoder: f through encoder and decoder, one pass for both.
@@ -39,7 +66,7 @@ class AutoencoderEngine:
         pair: of the graph `reconstruct`.
     """
 
-    pair: Pair
+    pair: Pair | OneWay
     watch: Stopwatch = field(default_factory=Stopwatch)
     _space: Workspace = field(default_factory=Workspace, init=False, repr=False)
 

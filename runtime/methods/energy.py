@@ -12,13 +12,15 @@ import numpy as np
 from unblemish.bundle.manifest import EnergySettings
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.inspection import Status
+from unblemish.runtime.membrane import roughness
 from unblemish.runtime.methods.autoencoder import AutoencoderEngine
 from unblemish.runtime.methods.energy_scores import ScoreKind, score_maps
 from unblemish.runtime.methods.reconstruction_loss import ReconstructionLoss
 from unblemish.runtime.solvers.alternation import Alternation
+from unblemish.runtime.solvers.blending import Blending
 from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
 from unblemish.runtime.solvers.projected_step import ProjectedStep
-from unblemish.runtime.solvers.protocol import Double, Evaluation, Float, Index, Variables
+from unblemish.runtime.solvers.protocol import Bool, Double, Evaluation, Float, Index, Variables
 
 _FAST_STEPS = 20  # of the alternation, which mostly settles within fifteen
 
@@ -31,6 +33,7 @@ class Projected:
         images: (B, C, h, w), x_T. value: (B,) energy. steps: (B,) passes.
         trace: energy by step, one array per image.
         maps: (B, 1, h, w) anomaly maps, where they are not simply what changed.
+        codes: (B, n), where the code was searched.
     """
 
     images: Float
@@ -39,11 +42,13 @@ class Projected:
     steps: Index
     trace: tuple[Double, ...]
     maps: Float | None = None
+    codes: Float | None = None
 
     @staticmethod
     def joined(parts: Sequence[Projected]) -> Projected:
         """Put batches behind each other."""
         maps = [p.maps for p in parts if p.maps is not None]
+        codes = [p.codes for p in parts if p.codes is not None]
         return Projected(
             np.concatenate([p.images for p in parts]),
             np.concatenate([p.value for p in parts]),
@@ -51,6 +56,7 @@ class Projected:
             np.concatenate([p.steps for p in parts]),
             tuple(t for p in parts for t in p.trace),
             np.concatenate(maps) if maps else None,
+            np.concatenate(codes) if codes else None,
         )
 
 
@@ -79,11 +85,34 @@ class Energy:
         self.engine.watch.add("kernels", began)
         if not self.slope:
             loss = self.loss.value(x, made)
-            return Evaluation(loss + self.lam * away, (made.image,))
+            threshold = self.lam * self.loss.half_variance(made)
+            return Evaluation(loss + self.lam * away, (made.image, threshold))
         found = self.loss.gradient(self.engine, x, made)
         total = found.value + self.lam * away
         arrays = found.pulled, found.direct, made.image
         return Evaluation(total, (*arrays, _single(found.value)))
+
+
+@dataclass
+class Seam:
+    """Squared differences of x - f(x) between neighbours in the hole, over images (N, C, h, w).
+
+    Args:
+        free: (N, 1, h, w), the hole.
+    """
+
+    engine: AutoencoderEngine
+    free: Bool
+    stages: int = field(default=1, init=False)
+
+    def evaluate(self, query: Variables, items: Index, stage: Index) -> Evaluation:
+        """See `Problem.evaluate`; the gradient is the reconstruction, as `Blending` asks for."""
+        (x,) = query
+        made = self.engine.forward(x)
+        began = time.perf_counter()
+        value = roughness(x - made.image, self.free[items])
+        self.engine.watch.add("kernels", began)
+        return Evaluation(value, (made.image,))
 
 
 @dataclass(frozen=True)
@@ -92,7 +121,7 @@ class EnergyMethod:
 
     Args:
         schedule: 'paper' (eq. 5 or 8 with the settings' step) or 'fast' (`Alternation`; of DSSIM
-            and of a variance per pixel with the squared error in their place).
+            with the squared error in its place).
         low, high: model intensities of black and white.
     """
 
@@ -116,7 +145,7 @@ class EnergyMethod:
         self,
         images: Float,
         *,
-        free: Float | None = None,
+        free: Bool | None = None,
         max_steps: int | None = None,
         deadline: float | None = None,
         clock: Clock = time.perf_counter,
@@ -125,7 +154,8 @@ class EnergyMethod:
 
         Args:
             images: (B, C, h, w) in model intensities.
-            free: (B, 1, h, w), 1 where pixels may move (eq. 7); None for blind.
+            free: (B, 1, h, w), where pixels may move; None for blind. The paper's schedule then
+                descends on L_r by eq. (7), the fast one minimises `Seam`.
         """
         settings = self.settings
         fast = self.schedule == "fast"
@@ -133,24 +163,29 @@ class EnergyMethod:
         problem = Energy(self.engine, loss, settings.lam, images, slope=not fast)
         steps = max_steps or (_FAST_STEPS if fast else settings.max_steps)
         limits = Limits(steps, settings.tolerance, deadline=deadline)
-        outcome = self._run(problem, limits, free, clock)
+        if fast and free is not None:
+            blending = Blending(free, self.low, self.high)
+            outcome = run(Seam(self.engine, free), blending, (images,), limits, clock=clock)
+        else:
+            outcome = self._run(problem, limits, free, clock)
         return Projected(
             outcome.best[0], outcome.value, outcome.status, outcome.steps, outcome.trace
         )
 
-    def _run(self, problem: Energy, limits: Limits, free: Float | None, clock: Clock) -> Outcome:
+    def _run(self, problem: Energy, limits: Limits, free: Bool | None, clock: Clock) -> Outcome:
         s, start = self.settings, (problem.images,)
         stop = s.stop_loss
         if stop is not None:
             stop -= problem.loss.constant(problem.images[0].size)
         if problem.slope:
+            tuned = s.step == "tuned" and free is None
             step = ProjectedStep(
-                self.kernels, s.lam, s.alpha, s.step == "tuned", s.optimiser == "adam",
-                stop, self.low, self.high, problem.loss.direct_factor, free,
+                self.kernels, s.lam, s.alpha, tuned, s.optimiser == "adam",
+                stop, self.low, self.high, problem.loss.direct_factor,
+                None if free is None else free.astype(np.float32),
             )  # fmt: skip
             return run(problem, step, start, limits, clock=clock)
-        precision = 1.0 if s.gamma is None else 0.5 / s.gamma**2
-        turns = Alternation(s.lam / (2 * precision), self.low, self.high, free=free)
+        turns = Alternation(self.low, self.high)
         return run(problem, turns, start, limits, clock=clock)
 
 

@@ -10,6 +10,15 @@ from unblemish.runtime.solvers.protocol import Double, Float
 _FLOOR = 1e-3  # of the mean: a latent that moves nothing must not be given endless steps
 
 
+_SAMPLES = 16
+
+
+def typical_lengths(engine: GeneratorEngine, size: int) -> Double:
+    """`latent_lengths` (size,) of standard normal latents."""
+    latents = np.random.default_rng(1).standard_normal((_SAMPLES, size))
+    return latent_lengths(engine, latents.astype(np.float32))
+
+
 def latent_lengths(engine: GeneratorEngine, latents: Float, *, seed: int = 0) -> Double:
     """Typical length of each latent for the mean squared error, 1 / sqrt(h).
 

@@ -66,6 +66,12 @@ class ReconstructionLoss:
         )  # fmt: skip
         return value, cotangent, cotangents
 
+    def half_variance(self, made: Reconstruction) -> Float:
+        """1 / (2 p) where L_r holds p (x - y)^2, (B, 1, 1, 1) or as the images; p = 1 of DSSIM."""
+        if self.settings.loss == "gaussian" and made.log_scale is not None:
+            return np.exp(2 * made.log_scale)
+        return np.full((len(made.image), 1, 1, 1), 0.5 / self._scale(), np.float32)
+
     def _scale(self) -> float:
         """What squared errors are multiplied with, where one number does for all."""
         gamma = self.settings.gamma

@@ -12,12 +12,13 @@ from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.engine import GeneratorEngine
 from unblemish.runtime.methods.inversion import Inversion, Targets
 from unblemish.runtime.methods.joint import JointInversion
+from unblemish.runtime.methods.known_mask import KnownMask
 from unblemish.runtime.methods.losses import image_loss
 from unblemish.runtime.methods.terms import ImageTerm
 from unblemish.runtime.solvers.adam import Adam
 from unblemish.runtime.solvers.lbfgs import Lbfgs
 from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
-from unblemish.runtime.solvers.protocol import Double, Float, Index
+from unblemish.runtime.solvers.protocol import Bool, Double, Float, Index
 
 PAPER_STEPS = 2000
 PAPER_RATE = 0.1
@@ -56,6 +57,7 @@ class RgiMethod:
         limits: Limits,
         *,
         near: bool = False,
+        free: Bool | None = None,
         clock: Clock = time.perf_counter,
     ) -> Solution:
         """Search the latents of a batch of images.
@@ -65,13 +67,17 @@ class RgiMethod:
             starts: (T, k, n), k starts each; the best result is kept.
             lam: (T,).
             near: the starts lie near the solution: the fast schedule begins at the target lambda.
+            free: (T, 1, h, w), the mask where it is known; it is then not searched.
         """
         count, per_image, size = starts.shape
         owner = np.repeat(np.arange(count), per_image)
         targets = Targets(images, owner)
         each = np.repeat(np.asarray(lam, np.float32), per_image)
         z = np.ascontiguousarray(starts.reshape(-1, size), np.float32)
-        if self.schedule == "paper":
+        if free is not None:
+            outcome = self._known(KnownMask(self.engine, targets, free, self.latent_weight), z,
+                                  limits, clock)  # fmt: skip
+        elif self.schedule == "paper":
             outcome = self._paper(targets, z, each, limits, clock)
         else:
             outcome = self._fast(targets, z, each, limits, near, clock)
@@ -98,6 +104,14 @@ class RgiMethod:
         return run(
             problem, Lbfgs(scale=self.lengths), (z,), limits, groups=targets.of_item, clock=clock
         )
+
+    def _known(self, problem: KnownMask, z: Float, limits: Limits, clock: Clock) -> Outcome:
+        groups = problem.targets.of_item
+        if self.schedule == "paper":
+            adam = Adam(self.kernels, (PAPER_RATE,))
+            return run(problem, adam, (z,), limits, groups=groups, clock=clock)
+        solver = Lbfgs(scale=self.lengths)
+        return run(problem, solver, (z,), limits, groups=groups, clock=clock)
 
     def _paper(
         self, targets: Targets, z: Float, lam: Float, limits: Limits, clock: Clock

@@ -29,11 +29,13 @@ def profile_projection(
         pass forward and back, and the update); each the time of a search by its steps.
     Raises: BundleError, BackendError or MissingDependencyError where a graph or engine is missing.
     """
-    engine = load_autoencoder(bundle, open_backend(backend, threads, bundle=bundle))
+    opened = open_backend(backend, threads, bundle=bundle)
     chosen = kernels or default_kernels(threads)
     methods = {
-        name: energy_method(bundle, engine, chosen, schedule)
-        for name, schedule in (("turn", "fast"), ("step", "paper"))
+        name: energy_method(
+            bundle, load_autoencoder(bundle, opened, gradient=slopes), chosen, schedule
+        )
+        for name, schedule, slopes in (("turn", "fast", False), ("step", "paper", True))
     }
     p = bundle.manifest.preprocess
     random = np.random.default_rng(0)

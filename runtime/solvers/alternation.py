@@ -11,11 +11,10 @@ from unblemish.runtime.solvers.protocol import Bool, Double, Float, Index, Varia
 
 @dataclass
 class AlternationState:
-    """Images under search, where they began, which may move; the flags are (B,)."""
+    """Images under search, where they began; the flags are (B,)."""
 
     query: Variables
     start: Float
-    free: Float | None
     failed: Bool
     arrived: Bool
 
@@ -27,36 +26,31 @@ class Alternation:
     With y held fixed this minimises p |x - y|^2 + lam |x - x_0|_1 exactly. Were y the nearest image
     of the manifold, the two steps would be block coordinate descent on the energy of eq. (4): the
     gradient of a squared distance does not see how the nearest point moves. So no way back through
-    the network is needed. An evaluation's gradient is (y,). The loss of training images is no place
+    the network is needed. An evaluation's gradient is (y, t): t broadcasts against the images, is
+    lam / (2 p) and may differ from element to element. The loss of training images is no place
     to stop: the first turn often falls below it, and the next ones still sharpen the outline.
 
     Args:
-        threshold: lam / (2 p), intensity.
         least: an item has arrived where no pixel changes by more.
     """
 
-    threshold: float
     lower: float
     upper: float
     least: float = 1e-3
-    free: Float | None = None
 
     def init(self, start: Variables) -> AlternationState:
         """See `Solver.init`."""
         (x,) = start
         nobody = np.zeros(len(x), np.bool_)
         return AlternationState(
-            (np.array(x, np.float32),), np.array(x, np.float32), self.free,
-            nobody, nobody.copy(),
+            (np.array(x, np.float32),), np.array(x, np.float32), nobody, nobody.copy()
         )  # fmt: skip
 
     def step(self, state: AlternationState, value: Double, gradient: Variables) -> AlternationState:
         """See `Solver.step`."""
-        (x,), (made,) = state.query, gradient
+        (x,), (made, threshold) = state.query, gradient
         apart = made - state.start
-        moved = np.sign(apart) * np.maximum(np.abs(apart) - np.float32(self.threshold), 0)
-        if state.free is not None:
-            moved *= state.free
+        moved = np.sign(apart) * np.maximum(np.abs(apart) - threshold, 0)
         new = np.clip(state.start + moved, self.lower, self.upper)
         change = np.abs(new - x).reshape(len(x), -1).max(axis=1).astype(np.float64)
         arrived = change <= self.least
@@ -80,7 +74,6 @@ class Alternation:
         return AlternationState(
             tuple(group[rows] for group in state.query),
             state.start[rows],
-            None if state.free is None else state.free[rows],
             state.failed[rows],
             state.arrived[rows],
         )

@@ -26,8 +26,11 @@ SAME_LOSS = 1e-5
 KINDS = [
     {"model": "l2ae"}, {"model": "dsae"}, {"model": "ae-vae"}, {"model": "gamma-vae"},
     {"model": "gamma-vae", "variance": "pixel"},
+    {"model": "gamma-vae", "network": "resnet"},
+    {"model": "gamma-vae", "network": "resnet", "variance": "pixel"},
 ]  # fmt: skip
-NAMES = ["l2ae", "dsae", "ae-vae", "gamma-vae", "pixel"]
+NAMES = ["l2ae", "dsae", "ae-vae", "gamma-vae", "pixel", "resnet", "resnet-pixel"]
+NETWORKS = ["conv", "resnet"]
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +84,9 @@ def test_linear_part_gives_a_better_start(normals: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "changes", [KINDS[3], KINDS[4], {"geometry": "tiles"}], ids=["gamma-vae", "pixel", "tiles"]
+    "changes",
+    [KINDS[3], KINDS[4], {"geometry": "tiles"}, {**KINDS[6], "channels": 3}],
+    ids=["gamma-vae", "pixel", "tiles", "resnet"],
 )
 def test_resumed_training_repeats_an_uninterrupted_run(
     normals: Path, tmp_path: Path, changes: dict[str, Any]
@@ -108,17 +113,21 @@ def test_resumed_training_repeats_an_uninterrupted_run(
     assert one.training["patience"]["step"] == other.training["patience"]["step"]
 
 
-def test_run_that_no_longer_improves_settles(normals: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", NETWORKS)
+def test_run_that_no_longer_improves_settles(normals: Path, tmp_path: Path, network: Any) -> None:
     # A rate that changes no float32 weight: the first check is the best, all others equal it.
-    report = train(normals, tmp_path / "a.pt", _options(steps=9999, lr=1e-30, patience=2))
+    options = _options(steps=9999, lr=1e-30, patience=2, network=network)
+    report = train(normals, tmp_path / "a.pt", options)
     assert (report.settled, report.steps) == (CHECK_EVERY, 3 * CHECK_EVERY)
-    again = train(normals, tmp_path / "a.pt", _options(steps=9999, lr=1e-30, patience=2),
-                  resume=True)  # fmt: skip
+    again = train(normals, tmp_path / "a.pt", options, resume=True)
     assert (again.settled, again.steps) == (CHECK_EVERY, 3 * CHECK_EVERY)
 
 
-def test_checkpoint_holds_the_weights_of_the_best_check(normals: Path, tmp_path: Path) -> None:
-    options = _options(steps=2 * CHECK_EVERY, lr=0.03, patience=9, batch=2)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_checkpoint_holds_the_weights_of_the_best_check(
+    normals: Path, tmp_path: Path, network: Any
+) -> None:
+    options = _options(steps=2 * CHECK_EVERY, lr=0.03, patience=9, batch=2, network=network)
     report = train(normals, tmp_path / "a.pt", options)
     training = load_checkpoint(tmp_path / "a.pt").training
     assert training is not None
@@ -194,11 +203,23 @@ def test_autoencoders_are_patient_unless_told_otherwise() -> None:
         _options(model="pggan", patience=3)
 
 
+def test_network_belongs_to_the_run_and_to_autoencoders(normals: Path, tmp_path: Path) -> None:
+    train(normals, tmp_path / "a.pt", _options(steps=2))
+    with pytest.raises(ConfigError, match="network was conv, now resnet"):
+        train(normals, tmp_path / "a.pt", _options(steps=4, network="resnet"), resume=True)
+    with pytest.raises(ConfigError, match="network must be one of conv, resnet; found 'vgg'"):
+        _options(network="vgg")
+    with pytest.raises(ConfigError, match=r"resnet is for the models l2ae.*found model vae"):
+        _options(model="vae", network="resnet")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_train_and_export_from_the_command_line(
-    normals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    normals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], network: str
 ) -> None:
     out = tmp_path / "part.pt"
     arguments = ["--model", "gamma-vae", "--size", "32", "--latent", "3", "--width", "4"]
+    arguments += ["--network", network]
     arguments += ["--steps", "4", "--geometry", "tiles", "--augment", "none"]
     assert main(["train", "--normals", str(normals), "--out", str(out), *arguments]) == 0
     assert "held_back_loss" in capsys.readouterr().out

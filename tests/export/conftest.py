@@ -67,13 +67,18 @@ def vae_bundle(_vae_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pggan_plan(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def pggan_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PGGAN of 16 pixels with its discriminator, for all tests. Do not change it."""
+    return _save_pggan(tmp_path_factory.mktemp("pggan") / "pggan.pt")
+
+
+@pytest.fixture(scope="session")
+def pggan_plan(pggan_path: Path) -> Any:
     """Everything that a PGGAN can bring: discriminator and free weights. Do not change it."""
     from unblemish.export.build import plan
     from unblemish.export.options import ExportOptions
 
-    path = _save_pggan(tmp_path_factory.mktemp("pggan") / "pggan.pt")
-    return path, plan(path, ExportOptions(discriminator=True, finetune=True))
+    return pggan_path, plan(pggan_path, ExportOptions(discriminator=True, finetune=True))
 
 
 def _networks(size: int = SIZE, channels: int = 3, minibatch: bool = True) -> Any:

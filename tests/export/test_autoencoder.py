@@ -17,14 +17,29 @@ from unblemish.export.models.checkpoint import (
     save_checkpoint,
     settings_of,
 )
+from unblemish.export.models.scales import Residual
 
 EXACT = {"rtol": 0.0, "atol": 0.0}
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}  # float32, sums in another order
 
 
-def _network(size: int = 32, variance: Any = "none", channels: int = 1) -> Autoencoder:
+def _network(
+    size: int = 32, variance: Any = "none", channels: int = 1, network: Any = "conv"
+) -> Autoencoder:
     torch.manual_seed(0)
-    return Autoencoder(AutoencoderSettings(size, channels, 5, 4, variance)).eval()
+    settings = AutoencoderSettings(size, channels, 5, 4, variance, network=network)
+    return Autoencoder(settings).eval()
+
+
+def _unsettle(network: torch.nn.Module) -> None:
+    """Give all normalisation statistics and weights that do something."""
+    with torch.no_grad():
+        for norm in network.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.running_mean.normal_(0, 0.5)  # type: ignore[union-attr]
+                norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+                norm.weight.uniform_(0.5, 2)
+                norm.bias.normal_(0, 0.5)
 
 
 def test_network_is_the_published_one_at_128_pixels() -> None:
@@ -36,15 +51,42 @@ def test_network_is_the_published_one_at_128_pixels() -> None:
     assert (settings.core, settings.latent) == (8, 100)
 
 
-def test_folded_network_computes_the_same_without_normalisation() -> None:
-    network = _network(variance="pixel")
-    with torch.no_grad():
-        for norm in network.modules():
-            if isinstance(norm, torch.nn.BatchNorm2d):
-                norm.running_mean.normal_(0, 0.5)  # type: ignore[union-attr]
-                norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
-                norm.weight.uniform_(0.5, 2)
-                norm.bias.normal_(0, 0.5)
+def test_residual_network_halves_to_a_few_pixels_and_widens_once() -> None:
+    settings = AutoencoderSettings(64, 3, network="resnet")
+    assert settings.layers == ((3, 32, 2), (32, 64, 2), (64, 64, 2), (64, 64, 2))
+    assert (settings.core, settings.inner) == (4, 64)
+
+
+def test_residual_block_is_the_leaky_relu_of_its_input_before_it_has_learned() -> None:
+    x = torch.randn(2, 3, 5, 7)
+    torch.testing.assert_close(Residual(3)(x), torch.where(x > 0, x, 0.2 * x), **EXACT)
+
+
+def test_residual_block_adds_two_normalised_convolutions() -> None:
+    block = Residual(3).eval()
+    _unsettle(block)
+    x = torch.randn(2, 3, 5, 7)
+
+    def normalised(image: torch.Tensor, part: torch.nn.Sequential) -> torch.Tensor:
+        conv, norm = part[0], part[1]
+        assert isinstance(conv, torch.nn.Conv2d)
+        assert isinstance(norm, torch.nn.BatchNorm2d)
+        made = torch.nn.functional.conv2d(image, conv.weight, padding=1).movedim(1, -1)
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        centred = (made - mean) / (variance + 1e-5).sqrt()
+        return (centred * norm.weight + norm.bias).movedim(-1, 1)
+
+    inner = normalised(x, block.first)
+    outer = x + normalised(torch.maximum(inner, 0.2 * inner), block.second)
+    torch.testing.assert_close(block(x), torch.maximum(outer, 0.2 * outer), **ROUNDING)
+
+
+@pytest.mark.parametrize("kind", ["conv", "resnet"])
+def test_folded_network_computes_the_same_without_normalisation(kind: str) -> None:
+    network = _network(variance="pixel", network=kind)
+    _unsettle(network)
     folded = network.folded()
     assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     image = torch.rand(2, 1, 32, 32)
@@ -78,10 +120,14 @@ def test_code_is_that_of_a_full_size_valid_convolution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "core"), [(32, 2), (48, 3), (128, 8), (192, 12), (256, 8), (272, 17), (512, 8)]
+    ("kind", "size", "core"),
+    [
+        *(("conv", s, c) for s, c in ((32, 2), (48, 3), (128, 8), (192, 12), (256, 8), (272, 17))),
+        *(("resnet", s, c) for s, c in ((32, 4), (48, 6), (80, 5), (128, 4), (272, 17), (512, 4))),
+    ],
 )
-def test_every_multiple_of_16_is_reconstructed_at_its_size(size: int, core: int) -> None:
-    network = Autoencoder(AutoencoderSettings(size, 3, 2, 1, "pixel")).eval()
+def test_every_multiple_of_16_is_reconstructed_at_its_size(kind: Any, size: int, core: int) -> None:
+    network = Autoencoder(AutoencoderSettings(size, 3, 2, 1, "pixel", network=kind)).eval()
     found = network(torch.rand(1, 3, size, size))
     assert network.settings.core == core
     assert found.image.shape == found.log_scale.shape == (1, 3, size, size)
@@ -126,6 +172,7 @@ def test_projector_gives_what_it_names(variance: str, names: list[str]) -> None:
         ({"linear": 48}, "linear must divide the size 128"),
         ({"latent": 0}, "positive channels, latent and width"),
         ({"variance": "learned"}, "variance must be one of none, unit, global, pixel"),
+        ({"network": "vgg"}, "network must be one of conv, resnet; found 'vgg'"),
     ],
 )
 def test_shape_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -148,6 +195,20 @@ def test_checkpoint_gives_back_network_and_losses(tmp_path: Path, suffix: str) -
     assert (loaded.kind, loaded.losses) == ("gamma-vae", [[0.0, -3.0], [1.0, 4.0]])
     assert loaded.preprocess == {"geometry": "tiles"}
     assert float(loaded.network.log_gamma) == -2.5
+    image = torch.rand(1, 1, 32, 32)
+    torch.testing.assert_close(loaded.network(image).image, network(image).image, **ROUNDING)
+
+
+def test_checkpoint_from_before_there_were_two_networks_is_the_published_one(
+    tmp_path: Path,
+) -> None:
+    network = _network()
+    settings = settings_of(network.settings)
+    del settings["network"]
+    path = tmp_path / "part.pt"
+    save_checkpoint(path, Checkpoint("l2ae", settings, network.state_dict()))
+    loaded = load_autoencoder(path)
+    assert loaded is not None
     image = torch.rand(1, 1, 32, 32)
     torch.testing.assert_close(loaded.network(image).image, network(image).image, **ROUNDING)
 

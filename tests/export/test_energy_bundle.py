@@ -24,13 +24,16 @@ from unblemish.export.options import ExportOptions
 from unblemish.export.plan import files_of
 
 # float32 in engines against float32 in torch, networks of a few layers.
+RMSE = 0.02  # of held-back images
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}
 KINDS = [
-    ("l2ae", "none", "l2ae", "l2", None),
-    ("dsae", "none", "dsae", "dssim", None),
-    ("ae-vae", "unit", "vae", "l2", None),
-    ("gamma-vae", "global", "gamma-vae", "gaussian", np.exp(-2.0)),
-    ("gamma-vae", "pixel", "gamma-vae", "gaussian", None),
+    ("l2ae", "none", "l2ae", "l2", None, "conv"),
+    ("dsae", "none", "dsae", "dssim", None, "conv"),
+    ("ae-vae", "unit", "vae", "l2", None, "conv"),
+    ("gamma-vae", "global", "gamma-vae", "gaussian", np.exp(-2.0), "conv"),
+    ("gamma-vae", "pixel", "gamma-vae", "gaussian", None, "conv"),
+    ("gamma-vae", "global", "gamma-vae", "gaussian", np.exp(-2.0), "resnet"),
+    ("gamma-vae", "pixel", "gamma-vae", "gaussian", None, "resnet"),
 ]
 
 
@@ -42,8 +45,11 @@ def _network(settings: AutoencoderSettings) -> Autoencoder:
     return network
 
 
-def _save(path: Path, kind: str, variance: Any, linear: int = 16, **fields: Any) -> Autoencoder:
-    network = _network(AutoencoderSettings(32, 1, 5, 4, variance, linear))
+def _save(
+    path: Path, kind: str, variance: Any, linear: int = 16, network: Any = "conv", **fields: Any
+) -> Autoencoder:
+    channels = 3 if network == "resnet" else 1
+    network = _network(AutoencoderSettings(32, channels, 5, 4, variance, linear, network))
     if variance == "global":
         network.log_gamma.fill_(-2.0)
     save_checkpoint(
@@ -72,16 +78,19 @@ def _run(path: Path, feeds: dict[str, Any]) -> dict[str, NDArray[Any]]:
     return {o.name: v for o, v in zip(session.get_outputs(), values, strict=True)}
 
 
-@pytest.mark.parametrize(("kind", "variance", "model", "loss", "gamma"), KINDS)
+@pytest.mark.parametrize(("kind", "variance", "model", "loss", "gamma", "shape"), KINDS)
 def test_bundle_computes_reconstructions_and_gradients(
     tmp_path: Path, rng: np.random.Generator, kind: str, variance: str, model: str, loss: str,
-    gamma: float | None,
+    gamma: float | None, shape: str,
 ) -> None:  # fmt: skip
     trained = {"geometry": "tiles", "scale": 0.5}
-    network = _save(tmp_path / "part.pt", kind, variance, preprocess=trained)
+    known = {"held_back_rmse": RMSE}
+    network = _save(
+        tmp_path / "part.pt", kind, variance, network=shape, preprocess=trained, figures=known
+    )
     bundle = build_bundle(tmp_path / "part.pt", tmp_path / "part.bundle")
     projector = Projector(network)
-    image = rng.random((3, 1, 32, 32)).astype(np.float32)
+    image = rng.random((3, network.settings.channels, 32, 32)).astype(np.float32)
     leaf = torch.from_numpy(image).requires_grad_()
     values = projector(leaf)
     cotangents = [rng.standard_normal(v.shape).astype(np.float32) for v in values]
@@ -101,9 +110,11 @@ def test_bundle_computes_reconstructions_and_gradients(
     assert (manifest.method, manifest.model.kind, energy.loss) == ("energy", model, loss)
     assert energy.gamma == (None if gamma is None else pytest.approx(gamma))
     assert energy.step == "tuned"
-    # What the squared error is divided by, so is the distance, and the step multiplied.
-    flatter = 1.0 if gamma is None else 2 * gamma**2
-    assert energy.lam == pytest.approx(0.05 / flatter)
+    # What the squared error is divided by, so is the distance, and the step multiplied; scales of
+    # every element are about as large as the error.
+    scale = RMSE if variance == "pixel" else gamma
+    flatter = 1.0 if scale is None else 2 * scale**2
+    assert energy.lam == pytest.approx((0.05 + 2 * RMSE) / flatter)
     assert energy.alpha == pytest.approx(0.5 * flatter)
     assert (images.low, images.high, images.geometry, images.scale) == (0.0, 1.0, "tiles", 0.5)
 
@@ -182,11 +193,14 @@ def test_generator_has_no_latent_part(vae_checkpoint: Path) -> None:
         plan(vae_checkpoint, ExportOptions(latent=True))
 
 
-@pytest.mark.parametrize(("channels", "linear"), [(1, 64), (3, 32)])
+@pytest.mark.parametrize(
+    ("shape", "channels", "linear"),
+    [("conv", 1, 64), ("conv", 3, 32), ("resnet", 3, 32)],
+)
 def test_largest_usual_bundle_keeps_within_ten_megabytes(
-    tmp_path: Path, channels: int, linear: int
+    tmp_path: Path, shape: Any, channels: int, linear: int
 ) -> None:
-    network = Autoencoder(AutoencoderSettings(128, channels, 100, 32, "pixel", linear))
+    network = Autoencoder(AutoencoderSettings(128, channels, 100, 32, "pixel", linear, shape))
     path = tmp_path / "part.pt"
     settings = settings_of(network.settings)
     save_checkpoint(path, Checkpoint("gamma-vae", settings, network.state_dict()))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
 from collections.abc import Callable
+from ctypes import CDLL
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from cuda_emulation import launcher
 from numpy.typing import NDArray
 
 from unblemish.kernels.api import Kernels
@@ -41,10 +38,29 @@ _MAKERS: dict[str, Callable[[], Kernels]] = {
 }
 
 
-@pytest.fixture(params=list(_MAKERS))
+_ON_DEVICES = ["cuda-emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=[*_MAKERS, *_ON_DEVICES])
 def kernels(request: pytest.FixtureRequest) -> Kernels:
-    """Each implementation in turn."""
+    """Each implementation in turn; the CUDA kernels also where there is no GPU, on the host."""
+    if request.param == "cuda-emulated":
+        from unblemish.kernels.cuda import CudaKernels
+
+        return CudaKernels(driver=request.getfixturevalue("make_driver")())
+    if request.param == "cuda":
+        found: Kernels = request.getfixturevalue("gpu_kernels")
+        return found
     return _MAKERS[request.param]()
+
+
+@pytest.fixture(scope="session")
+def gpu_kernels() -> Kernels:
+    """The CUDA kernels on the GPU, once for all tests."""
+    pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+    from unblemish.kernels.cuda import CudaKernels
+
+    return CudaKernels()
 
 
 @pytest.fixture
@@ -112,43 +128,10 @@ def case(
 
 
 @pytest.fixture(scope="session")
-def emulation(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Callable[..., None]]:
+def emulation(emulated: Callable[[str], CDLL]) -> Callable[[str], Callable[..., None]]:
     """emulation('source.cpp') gives launch('kernel', grid, *arguments): CUDA drivers on the host.
 
-    See `emulate_cuda.hpp`. NumPy arrays become pointers, None a null pointer; numbers are ctypes.
+    NumPy arrays become pointers, None a null pointer; numbers are ctypes. See
+    `tools/cuda_emulation.py`.
     """
-    folder = tmp_path_factory.mktemp("emulation")
-    kernels = Path(__file__).resolve().parents[2] / "kernels"
-
-    def build(source: str) -> Callable[..., None]:
-        compiler = shutil.which("g++") or shutil.which("clang++")
-        if compiler is None:
-            pytest.skip("no C++ compiler to emulate the CUDA drivers with")
-        library = folder / f"{source}.so"
-        include = ["-I", str(kernels / "cuda"), "-I", str(kernels / "include")]
-        options = ["-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-Wno-unknown-pragmas"]
-        path = str(Path(__file__).with_name(source))
-        subprocess.run([compiler, *options, *include, path, "-o", str(library)], check=True)
-        return _launcher(ctypes.CDLL(str(library)))
-
-    return build
-
-
-def _launcher(library: ctypes.CDLL) -> Callable[..., None]:
-    def launch(name: str, grid: tuple[int, int], *arguments: Any) -> None:
-        address = ctypes.c_void_p.in_dll(library, f"launch_{name}").value
-        converted = [_argument(value) for value in arguments]
-        kinds = [type(value) for value in converted]
-        assert address is not None
-        function = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, *kinds)(address)
-        function(*grid, *converted)
-
-    return launch
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return ctypes.c_void_p(value.ctypes.data)
-    if value is None:
-        return ctypes.c_void_p(None)
-    return value
+    return lambda source: launcher(emulated(source))

@@ -3,6 +3,7 @@
 
 #include "adam.cu"
 #include "norms.cu"
+#include "progress.cu"
 #include "project_ball.cu"
 #include "residual.cu"
 #include "rgi_closed_form.cu"
@@ -19,3 +20,6 @@ EXPORT(residual_l2);
 EXPORT(rgi_closed_form);
 EXPORT(rgi_gradient);
 EXPORT(squared_distance);
+EXPORT(adam_scheduled);
+EXPORT(keep_rows);
+EXPORT(settle);

@@ -12,3 +12,5 @@ EXPORT(energy_step);
 EXPORT(finish_norms);
 EXPORT(finish_sum);
 EXPORT(gaussian_nll);
+EXPORT(dssim_wide);
+EXPORT(dssim_gradient_wide);

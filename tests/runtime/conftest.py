@@ -135,6 +135,36 @@ def autoencoder_model(channels: int = 1) -> Any:
     return _model(nodes, image, _info("reconstruction", "batch", channels, SIDE, SIDE), weights)
 
 
+def decoder_model(channels: int = 1) -> Any:
+    """z (batch, 9 channels) -> image, the cosines' sum: the second half of `autoencoder_model`."""
+    from onnx import helper, numpy_helper
+
+    basis = smooth_basis(channels).astype(np.float32)
+    weights = [
+        numpy_helper.from_array(np.ascontiguousarray(basis.T), "wd"),
+        numpy_helper.from_array(np.array([-1, channels, SIDE, SIDE]), "shape"),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["z", "wd"], ["made"]),
+        helper.make_node("Reshape", ["made", "shape"], ["image"]),
+    ]
+    image = _info("image", "batch", channels, SIDE, SIDE)
+    return _model(nodes, _info("z", "batch", 9 * channels), image, weights)
+
+
+def projector_model(channels: int = 1) -> Any:
+    """image -> z, the first half of `autoencoder_model`."""
+    from onnx import helper, numpy_helper
+
+    weights = [numpy_helper.from_array(smooth_basis(channels).astype(np.float32), "we")]
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "we"], ["z"]),
+    ]
+    image = _info("image", "batch", channels, SIDE, SIDE)
+    return _model(nodes, image, _info("z", "batch", 9 * channels), weights)
+
+
 _ROLES = {"z": "latent", "image": "image", "logit": "logit", "features": "feature",
           "reconstruction": "reconstruction"}  # fmt: skip
 
@@ -212,6 +242,7 @@ def build_bundle(
     if extras:
         builder.pair("discriminator", discriminator_model(channels), ["image"])
         builder.pair("features", features_model(channels), ["image"])
+        builder.pair("discriminator_features", features_model(channels), ["image"])
     names = ["w1", "b1", "w2", "w3", "b3"]
     if finetune:
         builder.pair("finetune", model, ["z"], names)
@@ -262,15 +293,25 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
 
 @pytest.fixture
 def make_energy_bundle(tmp_path: Path) -> MakeBundle:
-    """Build a bundle of the smooth autoencoder; keywords: channels, calibrated, energy, others."""
+    """Build a bundle of the smooth autoencoder.
+
+    Keywords: channels, energy, latent (decoder and encoder apart), other fields of the manifest.
+    """
 
     def make(
-        channels: int = 1, *, energy: Mapping[str, Any] | None = None, **fields: Any
+        channels: int = 1,
+        *,
+        energy: Mapping[str, Any] | None = None,
+        latent: bool = False,
+        **fields: Any,
     ) -> Bundle:
         builder = _Builder()
         model = autoencoder_model(channels)
         builder.plain("reconstruct", model)
         builder.pair("reconstruct", model, ["image"])
+        if latent:
+            builder.pair("generator", decoder_model(channels), ["z"])
+            builder.plain("encoder", projector_model(channels))
         source = builder.files["reconstruct.onnx"]
         assert isinstance(source, bytes)
         preprocess = {"width": SIDE, "height": SIDE, "channels": channels, "low": 0, "high": 1}

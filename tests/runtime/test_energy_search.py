@@ -11,7 +11,7 @@ import pytest
 from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
 from unblemish.calibration.report import scalar_name
-from unblemish.errors import BundleError, ConfigError, ShapeError
+from unblemish.errors import BackendError, BundleError, ConfigError, ShapeError
 from unblemish.images import write_image
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.inspector import Inspector
@@ -196,3 +196,35 @@ def test_what_has_no_lambda_is_calibrated_without(
     assert reopened.energy.lam == 0.03
     assert result.calibration.detection_rate is not None
     assert result.calibration.detection_rate > 0.8
+
+
+def test_the_steps_of_the_paper_s_schedule_are_calibrated(
+    make_energy_bundle: MakeBundle, tmp_path: Any
+) -> None:
+    rng, folder = np.random.default_rng(10), tmp_path / "normals"
+    folder.mkdir()
+    for index in range(12):
+        write_image(folder / f"{index}.png", part(rng))
+    losses = ((0.0, 0.01), (0.5, 0.02), (1.0, 50.0))
+    bundle = make_energy_bundle(energy={"alpha": 0.02, "max_steps": 40, "training_losses": losses})
+    with Inspector.open(bundle, schedule="paper") as inspector:
+        result = calibrate(bundle, folder, images=8, false_reject=0.1, searcher=inspector)
+    chosen = result.bundle.manifest.energy
+    assert chosen is not None
+    assert chosen.alpha == 0.08  # too small a step: the largest one tried is the best
+    assert chosen.stop_quantile in (0.0, 0.05, 0.25, 0.5)
+    assert chosen.training_losses == losses
+    assert Bundle.open(bundle.path).manifest.energy == chosen
+
+
+def test_without_gradients_only_the_reconstruction_is_loaded(
+    make_energy_bundle: MakeBundle,
+) -> None:
+    bundle, frame = make_energy_bundle(), part(np.random.default_rng(11))
+    for role in ("reconstruct_forward", "reconstruct_backward"):
+        bundle.graph(role).unlink()  # type: ignore[arg-type]
+    for refine in ("energy", "none", "error"):
+        with Inspector.open(bundle, refine=refine) as inspector:
+            assert np.isfinite(inspector.search(damaged(frame)).score).all()
+    with pytest.raises(BackendError):
+        Inspector.open(bundle, schedule="paper")

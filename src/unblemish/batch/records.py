@@ -8,8 +8,10 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unblemish.batch.sources import Source
+from unblemish.images import Image
 from unblemish.runtime.inspection import Inspection
 
 Record = dict[str, Any]
@@ -40,6 +42,33 @@ def record_of(source: Source, inspection: Inspection, latency_ms: float) -> Reco
         }
     )
     return record
+
+
+def filled_record(
+    source: Source,
+    restored: Image,
+    mask: NDArray[np.bool_] | None,
+    latency_ms: float,
+    status: str | None = None,
+    steps: int | None = None,
+) -> Record:
+    """Everything about one frame that was filled.
+
+    Args:
+        mask: (H, W), what was to be filled; None where the search found it, which then has a
+            `status` and `steps`.
+    """
+    height, width = restored.shape[:2]
+    return {
+        **_identity(source),
+        "blind": mask is None,
+        "hole_area": None if mask is None else int(np.count_nonzero(mask)),
+        "status": status,
+        "steps": steps,
+        "width": width,
+        "height": height,
+        "latency_ms": latency_ms,
+    }
 
 
 def error_record(source: Source, error: Exception) -> Record:

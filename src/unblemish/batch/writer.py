@@ -36,7 +36,11 @@ class ResultWriter:
             raise SourceError(f"{out} is a file; --out wants a folder. Choose another --out.")
         try:
             out.mkdir(parents=True, exist_ok=True)
-            for old in ("metrics.json", "report.html"):  # they would speak of another batch
+            for old in (
+                "metrics.json",
+                "report.html",
+                "grid.png",
+            ):  # they would speak of another batch
                 (out / old).unlink(missing_ok=True)
             self._lines = os.open(
                 out / "results.jsonl", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666
@@ -63,6 +67,14 @@ class ResultWriter:
         self._line(result.record)
         return result
 
+    def save_restored(self, record: Record, restored: Image | None) -> Record:
+        """Write the restored image of a frame, where there is one, then its line."""
+        if restored is not None:
+            name = self._restored(record["name"], restored)
+            record = {**record, "files": {"restored": name}}
+        self._line(record)
+        return record
+
     def json_file(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file beside the results."""
         write_atomic(self.out / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -78,11 +90,10 @@ class ResultWriter:
 
         Mask and restored image have the frame's size; a floating-point image is written as TIFF.
         """
-        floating = np.issubdtype(inspection.restored.dtype, np.floating)
         files = {
             "overlay": f"overlays/{source.name}.png",
             "mask": f"masks/{source.name}.png",
-            "restored": f"restored/{source.name}.{'tiff' if floating else 'png'}",
+            "restored": self._restored(source.name, inspection.restored),
         }
         overlay = draw_overlay(
             frame,
@@ -93,8 +104,14 @@ class ResultWriter:
         )
         write_image(self.out / files["overlay"], overlay)
         write_image(self.out / files["mask"], inspection.mask)
-        write_image(self.out / files["restored"], inspection.restored)
         return files
+
+    def _restored(self, name: str, image: Image) -> str:
+        """Write a restored image; its path relative to `out`."""
+        floating = np.issubdtype(image.dtype, np.floating)
+        path = f"restored/{name}.{'tiff' if floating else 'png'}"
+        write_image(self.out / path, image)
+        return path
 
     def _line(self, record: Record) -> None:
         """Append one record to `results.jsonl`; a line that does not fit is taken back."""

@@ -23,6 +23,8 @@ GraphRole = Literal[
     "encoder",  # image -> z (start value)
     "discriminator_forward",
     "discriminator_backward",
+    "discriminator_features_forward",  # image -> a layer of the discriminator + kept (AnoGAN)
+    "discriminator_features_backward",
     "features",  # image -> features, plain (PatchCore, PaDiM, CFLOW-AD)
     "features_forward",  # image -> features + kept tensors
     "features_backward",
@@ -121,6 +123,9 @@ class RgiSettings(_Record):
     discriminator_weight: float = Field(0.0, ge=0)
     feature_weight: float = Field(0.0, ge=0)
     latent_weight: float = Field(0.0, ge=0, description="weight of mean z^2")
+    anogan_weight: Positive = Field(
+        0.1, description="of the discriminator's features beside the residual, seed 002, eq. 2"
+    )
     finetune_steps: int = Field(
         0, ge=0, description="R-RGI: steps with the weights free; 0 is plain RGI"
     )
@@ -258,6 +263,9 @@ class EnergySettings(_Record):
         "tuned", description="tuned: gradient times squared reconstruction error, eq. 8"
     )
     optimiser: Literal["gradient", "adam"] = "gradient"
+    latent_lam: Positive = Field(
+        0.05, description="weight of -log p(z) beside |x - Dec(z)|_1, eq. 6, where z is searched"
+    )
     max_steps: int = Field(200, gt=0)
     tolerance: float = Field(1e-4, ge=0, description="relative decrease of the energy to stop at")
     stop_quantile: float = Field(

@@ -25,7 +25,8 @@ from unblemish.errors import UnblemishError
 CLEAN, DEFECTS, ERROR = 0, 1, 2
 INTERRUPTED, PIPE_CLOSED = 130, 141
 COMMANDS = (
-    "train", "export", "fit", "show", "calibrate", "inspect", "profile", "demo", "doctor",
+    "train", "export", "fit", "show", "calibrate", "inspect", "inpaint", "profile", "demo",
+    "doctor",
 )  # fmt: skip
 DEBUG = "UNBLEMISH_DEBUG"
 

@@ -23,12 +23,29 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Bundle to write, a folder such as part.bundle.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle [that of --out].")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="rgi, or energy: generator and encoder together as an autoencoder [as trained]."
+        ),
+    ] = None,
     encoder: Annotated[
         bool, typer.Option(help="Include the encoder, which gives the start of a search.")
     ] = True,
     discriminator: Annotated[
         bool, typer.Option("--discriminator", help="Include the discriminator as a penalty.")
     ] = False,
+    discriminator_layer: Annotated[
+        str | None,
+        typer.Option(
+            help="Include this layer of the discriminator, for --refine anogan: of a PGGAN its "
+            "side in pixels (4 is the last), of an ONNX one the name of a tensor."
+        ),
+    ] = None,
+    discriminator_onnx: Annotated[
+        Path | None,
+        typer.Option(help="ONNX discriminator for --refine anogan, where SOURCE holds none."),
+    ] = None,
     features: Annotated[
         Path | None,
         typer.Option(help="ONNX feature extractor for a perceptual loss, image in, features out."),
@@ -95,8 +112,9 @@ def export(
         return
 
     options = ExportOptions(
-        name=name, encoder=encoder, discriminator=discriminator, finetune=finetune,
+        name=name, method=method, encoder=encoder, discriminator=discriminator, finetune=finetune,
         latent=latent,
+        discriminator_layer=discriminator_layer, discriminator_onnx=discriminator_onnx,
         features=features, feature_weight=feature_weight,
         latent_input=latent_input, image_output=image_output,
         value_range=None if value_range is None else parse_range(value_range),

@@ -33,8 +33,9 @@ def inspect(
         Refine | None,
         typer.Option(
             help="rgi; rrgi, weights free at the end; none, the first pass alone; l2 and l1, "
-            "searches without a mask. Detectors: f2pad, initial or none [as calibrated, else the "
-            "first]."
+            "searches without a mask; anogan, with the discriminator's features. Detectors: f2pad, "
+            "initial or none. Autoencoders: energy, none, latent, or a map of one pass: error, "
+            "gradient, gradient-error, kl, kl-error [as calibrated, else the first]."
         ),
     ] = None,
     schedule: Annotated[

@@ -54,6 +54,13 @@ def train(
     variance: Annotated[
         str, typer.Option(help="gamma-vae: one learned scale for all (global) or each (pixel).")
     ] = "global",
+    network: Annotated[
+        str,
+        typer.Option(
+            help="Autoencoders: conv, the published one, or resnet, with residual blocks, for "
+            "faces and other colour images."
+        ),
+    ] = "conv",
     linear: Annotated[
         bool,
         typer.Option(
@@ -107,7 +114,8 @@ def train(
     names = tuple(n.strip() for n in augment.split(",") if n.strip() not in ("", "none"))
     typed: dict[str, Any] = {  # checked by TrainOptions
         "model": model, "size": size, "channels": channels, "latent": latent, "width": width,
-        "beta": beta, "variance": variance, "linear": linear, "patience": patience,
+        "beta": beta, "variance": variance, "network": network, "linear": linear,
+        "patience": patience,
         "steps": steps, "batch": batch, "lr": lr, "geometry": geometry,
         "minutes": minutes, "scale": scale,
         "augment": names, "held_back": held_back, "seed": seed, "precision": precision,

@@ -1,0 +1,1 @@
+"""From the graphs of a bundle to engines of the device it runs on."""

@@ -1,0 +1,143 @@
+"""`ImageTerms` by the CUDA kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unblemish.kernels import image_checks as checks
+from unblemish.kernels.cuda.call import Call
+from unblemish.kernels.cuda.part import Part, planes, sides
+from unblemish.kernels.cuda.steps import adan_step, inverse
+
+
+class CudaImageTerms(Part):
+    """See `ImageTerms`. Part of `CudaKernels`, which makes the device."""
+
+    def total_variation(self, n: Any, weight: Any, *, gradient: Any, value: Any) -> None:
+        """See `ImageTerms`."""
+        arrays = self._arrays(n=n, weight=weight, gradient=gradient, value=value)
+        checks.total_variation(**arrays)
+        self._added("total_variation", arrays, 1, **sides(arrays["n"].shape))
+
+    def log_penalty(
+        self, x: Any, n: Any, weight: Any, free: Any, *, epsilon: float, gradient: Any, value: Any
+    ) -> None:
+        """See `ImageTerms`."""
+        arrays = self._arrays(x=x, n=n, weight=weight, free=free, gradient=gradient, value=value)
+        checks.log_penalty(**arrays, epsilon=epsilon)
+        self._added("log_penalty", arrays, 4, epsilon=epsilon, **planes(arrays["n"].shape))
+
+    def mixture_prior(
+        self,
+        n: Any,
+        means: Any,
+        precisions: Any,
+        weight: Any,
+        free: Any,
+        *,
+        gradient: Any,
+        value: Any,
+    ) -> None:
+        """See `ImageTerms`."""
+        arrays = self._arrays(
+            n=n, means=means, precisions=precisions, weight=weight, free=free, gradient=gradient,
+            value=value,
+        )  # fmt: skip
+        checks.mixture_prior(**arrays)
+        components = arrays["means"].shape[0]
+        self._added("mixture_prior", arrays, 1, components=components, **planes(arrays["n"].shape))
+
+    def _added(self, kernel: str, arrays: dict[str, Any], lanes: int, **numbers: Any) -> None:
+        """Add a term to gradient and value."""
+        batch, _, *size = arrays["n"].shape
+        grid = self.device.rows(batch, size[0] * size[1], lanes)
+        with Call(self.device, arrays, updated=("gradient", "value")) as call:
+            partial = call.partial("sum", batch, grid)
+            call.launch(kernel, grid, partial=partial, **numbers)
+            call.finish(partial, "value", scale="weight", added=True)
+
+    def sharing_weights(
+        self, x: Any, *, radius: int, sigma_space: float, sigma_colour: float, weights: Any
+    ) -> None:
+        """See `ImageTerms`."""
+        arrays = self._arrays(x=x, weights=weights)
+        settings = {"sigma_space": sigma_space, "sigma_colour": sigma_colour}
+        checks.sharing_weights(**arrays, radius=radius, **settings)
+        self._share(
+            "sharing_weights", arrays, "x", "weights", radius=radius, **_falloff(**settings)
+        )
+
+    def share_gradient(self, gradient: Any, weights: Any, *, radius: int, shared: Any) -> None:
+        """See `ImageTerms`."""
+        arrays = self._arrays(gradient=gradient, weights=weights, shared=shared)
+        checks.share_gradient(**arrays, radius=radius)
+        self._share("share_gradient", arrays, "gradient", "shared", radius=radius)
+
+    def share_gradient_direct(
+        self,
+        gradient: Any,
+        x: Any,
+        *,
+        radius: int,
+        sigma_space: float,
+        sigma_colour: float,
+        shared: Any,
+    ) -> None:
+        """See `ImageTerms`."""
+        arrays = self._arrays(gradient=gradient, x=x, shared=shared)
+        settings = {"sigma_space": sigma_space, "sigma_colour": sigma_colour}
+        checks.share_gradient_direct(**arrays, radius=radius, **settings)
+        self._share(
+            "share_gradient_direct", arrays, "x", "shared", radius=radius, **_falloff(**settings)
+        )
+
+    def _share(
+        self, kernel: str, arrays: dict[str, Any], image: str, out: str, **numbers: Any
+    ) -> None:
+        batch, _, height, width = arrays[image].shape
+        grid = self.device.rows(batch, height * width, 1)
+        with Call(self.device, arrays, written=(out,)) as call:
+            call.launch(kernel, grid, **numbers, **sides(arrays[image].shape))
+
+    def adan(
+        self,
+        n: Any,
+        x: Any,
+        g: Any,
+        first: Any,
+        slope: Any,
+        second: Any,
+        previous: Any,
+        free: Any,
+        *,
+        step: int,
+        rate: Any,
+        clip: float,
+        lower: float,
+        upper: float,
+        floor: float,
+        beta1: float = 0.98,
+        beta2: float = 0.92,
+        beta3: float = 0.99,
+        eps: float = 1e-8,
+    ) -> None:
+        """See `ImageTerms`."""
+        moments = {"first": first, "slope": slope, "second": second, "previous": previous}
+        arrays = self._arrays(n=n, x=x, g=g, **moments, free=free, rate=rate)
+        checks.adan(
+            **arrays, step=step, clip=clip, lower=lower, upper=upper, floor=floor, beta1=beta1,
+            beta2=beta2, beta3=beta3, eps=eps,
+        )  # fmt: skip
+        batch, channels, height, width = arrays["x"].shape
+        constants = adan_step(step, clip, lower, upper, floor, (beta1, beta2, beta3), eps)
+        sizes = {"batch": batch * channels, "channels": channels, "plane": height * width}
+        grid = self.device.rows(sizes["batch"], sizes["plane"])
+        with Call(self.device, arrays, updated=("n", *moments)) as call:
+            call.launch("adan", grid, step=constants, **sizes)
+
+
+def _falloff(sigma_space: float, sigma_colour: float) -> dict[str, float]:
+    return {
+        "inverse_sigma_space": inverse(sigma_space),
+        "inverse_sigma_colour": inverse(sigma_colour),
+    }

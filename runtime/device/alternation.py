@@ -1,0 +1,109 @@
+"""Energy projection on the device by the fast schedule; see `solvers.alternation`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unblemish.errors import ShapeError
+from unblemish.kernels.cuda import CudaKernels
+from unblemish.kernels.device_array import DeviceArray
+from unblemish.runtime.device.passes import StreamPass
+from unblemish.runtime.device.progress import Ends, Progress
+from unblemish.runtime.solvers.loop import Outcome
+from unblemish.runtime.solvers.protocol import Float
+
+
+@dataclass(frozen=True)
+class AlternationSettings:
+    """E(x) = p |x - f(x)|^2 + lam |x - x_0|_1, or DSSIM in place of the first term.
+
+    Args:
+        precision: p, 1 / (2 gamma^2) of a decoder with one variance.
+        data_range: of DSSIM; None for the squared error.
+    """
+
+    lam: float
+    precision: float
+    lower: float
+    upper: float
+    data_range: float | None = None
+
+
+class DeviceAlternation:
+    """A step for one batch size: x <- x_0 + shrink(f(x) - x_0, lam / (2 p)).
+
+    With s = 2 p (x - y), the gradient of p |x - y|^2 with y = f(x) held fixed, this is the proximal
+    step of `energy_step` with the rate 1 / (2 p): x - s / (2 p) = y, shrunk by lam / (2 p).
+
+    Args:
+        engine: input 'image', output 'reconstruction', (B, C, h, w) both; the search moves the
+            input in place.
+    """
+
+    def __init__(
+        self, kernels: CudaKernels, engine: StreamPass, settings: AlternationSettings, ends: Ends
+    ) -> None:
+        self.kernels, self.engine, self.settings = kernels, engine, settings
+        self.capturable = engine.capturable
+        device, self.x = kernels.device, engine.inputs["image"]
+        shape, batch = self.x.shape, self.x.shape[0]
+        self.progress = Progress(device, batch, ends)
+        self._first, self._before, self._pulled, self.best = (device.empty(shape) for _ in range(4))
+        self._free = device.empty((batch, 1, *shape[2:]))
+        self._lam, self._rate, self._scale, self._one = (device.empty((batch,)) for _ in range(4))
+        sums = (device.empty((batch,), np.float64) for _ in range(5))
+        self._loss, self._shown, self._l1, self._squared, self._change = sums
+
+    def start(self, images: Float, free: Float | None = None) -> None:
+        """Begin at images (B, C, h, w); free: (B, 1, h, w), None for everywhere.
+
+        Raises: ShapeError for another shape than the engine's.
+        """
+        if images.shape != self.x.shape:
+            raise ShapeError(f"images must be {self.x.shape}, found {images.shape}.")
+        device, batch, s = self.kernels.device, len(images), self.settings
+        room = np.ones(self._free.shape, np.float32) if free is None else free
+        for array, host in ((self.x, images), (self._first, images), (self.best, images)):
+            device.upload(array, np.ascontiguousarray(host, np.float32))
+        device.upload(self._free, np.ascontiguousarray(room, np.float32))
+        for array, number in (
+            (self._lam, s.lam),
+            (self._rate, 0.5 / s.precision),
+            (self._scale, s.precision),
+            (self._one, 1.0),
+        ):
+            device.upload(array, np.full(batch, number, np.float32))
+        self.progress.reset()
+
+    def enqueue(self) -> None:
+        """See `Step`."""
+        kernels, x, s = self.kernels, self.x, self.settings
+        self.engine.enqueue(kernels.stream)
+        made = self.engine.outputs["reconstruction"]
+        kernels.residual_l2(made, x, self._scale, cotangent=self._pulled, objective=self._loss)
+        kernels.device.copy(self._before, x)
+        kernels.energy_step(
+            x, self._first, self._pulled, self._lam, self._rate, direct=None, mask=self._free,
+            restored=None, first=None, second=None, l1=self._l1, squared_change=self._squared,
+            largest_change=self._change, proximal=True, lower=s.lower, upper=s.upper,
+        )  # fmt: skip
+        self.progress.settle(
+            self._measured(made), extra=self._l1, change=self._change, rate=self._rate
+        )
+        self.progress.keep(self._before, self.best)
+
+    def _measured(self, made: DeviceArray) -> DeviceArray:
+        """L_r at the x of before the step: the squared error is there already."""
+        if self.settings.data_range is None:
+            return self._loss
+        self.kernels.dssim(
+            self._before, made, self._one, data_range=self.settings.data_range, dissimilarity=None,
+            direct=None, cotangent=None, objective=self._shown,
+        )  # fmt: skip
+        return self._shown
+
+    def outcome(self, seconds: float) -> Outcome:
+        """How the search ended, on the host."""
+        return self.progress.outcome((self.best,), seconds)
