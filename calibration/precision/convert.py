@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,10 @@ def convert_precision(
 
     Args:
         precision: 'fp16', 'bf16' or 'int8'.
-        normals: folder of at least 10 normal images: int8 ranges, and the parity gate.
+        normals: folder of at least 10 normal images, of which up to 32 are drawn: one half for
+            the gate, the other for int8 ranges.
         out: folder of the new bundle, which may be that of the old one.
-        images: number of synthetic defects that the gate inspects, beside 16 normal ones.
+        images: number of synthetic defects that the gate inspects, beside normal ones.
         biases: int8 alone: quantise biases too, see `quantise`; False for TensorRT.
         tolerance: None for `TOLERANCES`.
         say: told what goes on.
@@ -96,19 +97,23 @@ def convert_precision(
 def _samples(
     bundle: Bundle, normals: str | Path, images: int, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """The frames of the gate, defective and normal, and the normal ones alone."""
+    """The frames of the gate, normal and defective, and normal ones that the gate does not see."""
     manifest = bundle.manifest
     stated, polarity = manifest.preprocess.white, manifest.rgi.polarity
     if images < 1:
         raise ConfigError(f"the gate needs at least 1 synthetic defect; got {images}.")
-    chosen = choose_normals(normals, most=max(images, NORMALS), seed=seed, stated=stated)
+    chosen = choose_normals(normals, most=2 * NORMALS, seed=seed, stated=stated)
 
     def unit(frame: Any) -> Any:
         return to_unit(frame, white=white_for(frame, None, stated))
 
-    plain = [Sample(unit(read_image(path)), None) for path in chosen.paths[:NORMALS]]
-    pasted = SyntheticSet(chosen, images, seed, None, polarity, stated)
-    return [*plain, *(Sample(unit(d.image), d.mask) for d in pasted)], plain
+    tested, other = (
+        [Sample(unit(read_image(path)), None) for path in chosen.paths[first::2]]
+        for first in (0, 1)
+    )
+    seen = replace(chosen, paths=chosen.paths[::2])
+    pasted = SyntheticSet(seen, images, seed, None, polarity, stated)
+    return [*tested, *(Sample(unit(d.image), d.mask) for d in pasted)], other
 
 
 def _in_order(graphs: Mapping[GraphRole, Graph]) -> list[GraphRole]:

@@ -48,9 +48,6 @@ def halve(
     Ensures: a strongly typed graph: every operator sees operands of one floating type.
     """
     view = GraphView(model)
-    for value in view.graph.input:
-        if value.name in half_inputs:
-            value.type.tensor_type.elem_type = element
     return _Halver(view, element, frozenset(half_inputs), frozenset(may_be_half)).run()
 
 
@@ -61,6 +58,7 @@ class _Halver:
         self, view: GraphView, element: int, half_inputs: frozenset[str], may: frozenset[str]
     ) -> None:
         self.view, self.element, self.may = view, element, may
+        self.half_inputs = half_inputs
         self.kinds: dict[str, str] = dict.fromkeys(half_inputs, "half")
         # A subgraph reads values by name: those keep their type.
         self.pinned = {n for node in view.nodes for n in used_names(node) - set(node.input)}
@@ -75,6 +73,9 @@ class _Halver:
             kind = self._kind(node)
             self.kinds |= {name: kind for name in node.output if self._floating(name)}
             self._rewrite(node, kind)
+        for value in self.view.graph.input:
+            if value.name in self.half_inputs:  # after all types were inferred as they were
+                value.type.tensor_type.elem_type = self.element
         self.view.nodes = self.nodes
         made = self.view.result(self.changed, self.reasons)
         return PassResult(drop_dead_nodes(made.model).model, made.changed, made.reasons)

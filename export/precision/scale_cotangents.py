@@ -1,4 +1,4 @@
-"""Bring cotangents to unit size before float16 sees them, and the gradients back behind it."""
+"""Bring cotangents to one size before float16 sees them, and the gradients back behind it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 from unblemish.export.passes.graph_view import GraphView
 from unblemish.export.passes.result import PassResult
 
+# Of the largest element: from here values may grow by 2^8 on their way and shrink by 2^22 before
+# float16 loses bits. Through an untrained autoencoder they shrink by 2^22, where 1 would not do.
+_SIZE = 256.0
 _TINY = np.array(1e-30, np.float32)  # cotangents of zeros give gradients of zeros
 
 
 def scale_cotangents(model: ModelProto) -> PassResult:
-    """Divide each image's cotangents by their largest element, and multiply its gradients by it.
+    """Divide each image's cotangents by a measure of their size, and multiply its gradients by it.
 
-    s_i = max |ct_i| over all cotangents; gradients are linear in them: grad_i(ct) =
+    s_i = max |ct_i| / 256 over all cotangents; gradients are linear in them: grad_i(ct) =
     s_i grad_i(ct / s_i). Those of a mean over a million pixels are below 6e-8, where float16 ends.
 
     Requires: a graph of `differentiate`, with inputs ct_<output> and outputs grad_<input>.
@@ -54,8 +57,11 @@ def _scale(
         nodes.append(view.node("Abs", [value.name], [size]))
         nodes.append(view.node("ReduceMax", [size, flat], [most], keepdims=0))
         largest.append(most)
-    tiny, scale = view.add_constant("scale_least", _TINY), view.fresh("cotangent_scale")
-    return [*nodes, view.node("Max", [*largest, tiny], [scale])], scale
+    tiny, size = view.add_constant("scale_least", _TINY), view.fresh("cotangent_size")
+    share = view.add_constant("scale_share", np.array(1 / _SIZE, np.float32))
+    scale = view.fresh("cotangent_scale")
+    nodes.append(view.node("Max", [*largest, tiny], [size]))
+    return [*nodes, view.node("Mul", [size, share], [scale])], scale
 
 
 def _scale_back(view: GraphView, value: ValueInfoProto, scale: str, by_item: bool) -> None:

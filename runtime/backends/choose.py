@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unblemish.errors import BackendError, UnblemishError
+from unblemish.errors import BackendError
 from unblemish.runtime.backends import CHAIN
 from unblemish.runtime.backends.nvidia import Gpu, find_gpu
 from unblemish.runtime.backends.protocol import Backend
@@ -49,8 +51,13 @@ def choose(name: str, threads: int | None, bundle: Bundle | None = None) -> Back
         if obstacle is not None:
             raise BackendError(f"backend '{name}' cannot run: {obstacle.reason}. {obstacle.advice}")
         return _open(name, threads, bundle)
+    return _first(CHAIN, threads, bundle)
+
+
+def _first(names: Sequence[str], threads: int | None, bundle: Bundle | None) -> Backend:
+    """Open the first that runs here. Raises: BackendError where none does."""
     refused: dict[str, Obstacle] = {}
-    for link in CHAIN:
+    for link in names:
         obstacle = obstacle_of(link, bundle)
         if obstacle is None:
             _tell(link, refused)
@@ -96,10 +103,11 @@ def _cpu_obstacle(bundle: Bundle | None) -> Obstacle | None:
 
 def _package_obstacle(name: str) -> Obstacle | None:
     if name == "tensorrt":
-        if importlib.util.find_spec("tensorrt") is None:
-            return Obstacle(
-                "the package tensorrt is not installed", "pip install 'unblemish[tensorrt]'"
-            )
+        for package in ("tensorrt", "pycuda"):
+            if importlib.util.find_spec(package) is None:
+                return Obstacle(
+                    f"the package {package} is not installed", "pip install 'unblemish[tensorrt]'"
+                )
         return None
     import onnxruntime as ort
 
@@ -144,7 +152,7 @@ def _probe_obstacle(name: str) -> Obstacle | None:
         with resources.as_file(resources.files("unblemish.doctor") / "probe.onnx") as path:
             ramp = np.tile(np.arange(8, dtype=np.float32), (8, 1))[None, None]
             found = _open(name, 1, None).program(str(path)).run({"x": ramp})["z"]
-    except UnblemishError as error:
+    except Exception as error:  # an engine may fail with whatever it likes; that is the finding
         return Obstacle(f"{error}".rstrip("."), _LIBRARIES[name], absent=False)
     if not np.allclose(found[0, 0, 4, 7], 24):  # Sobel's kernel at the border of a ramp: 4 * 6
         return Obstacle("it gives wrong numbers", "Reinstall onnxruntime-gpu.", absent=False)
@@ -163,8 +171,10 @@ def _open(name: str, threads: int | None, bundle: Bundle | None) -> Backend:
 
         return OrtBackend(threads)
     if name == "tensorrt":
+        # What its engines were not built for goes to the rest of the chain.
+        rest = CHAIN[CHAIN.index(name) + 1 :]
         module = importlib.import_module("unblemish.runtime.backends.tensorrt")
-        backend: Backend = module.TensorRtBackend(threads)
+        backend: Backend = module.TensorRtBackend(fallback=partial(_first, rest, threads, bundle))
         return backend
     from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 

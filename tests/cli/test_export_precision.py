@@ -44,6 +44,7 @@ def test_export_makes_a_bundle_float16_and_says_what_it_costs(
     assert manifest.precision == "fp16"
     assert 0 < manifest.parity["fp16_image_rmse"] < 1e-3
     assert manifest.calibration == Bundle.open(bundle).manifest.calibration
+    assert "parameters, fp16" in " ".join(run("show", out).out.split())
     inspected = run("inspect", out, *sorted(normals.iterdir())[:2], "--out", tmp_path / "results")
     assert inspected.code in (0, 1), inspected  # 1: a part failed
     assert not inspected.err.startswith("error")

@@ -149,6 +149,18 @@ def test_gradients_of_small_cotangents_survive(precision: str, size: float) -> N
         assert relative(one, other) < 20 * CLOSE[precision]
 
 
+def test_gradients_that_shrink_on_their_way_survive() -> None:
+    """Two layers that make them 1e-6 of what they were: float16 has some bits left of 256."""
+    fused = differentiate(optimise(network(gain=3e-4)), ["x"]).fused
+    rng = np.random.default_rng(6)
+    feeds = {n: rng.standard_normal((2, c, 9, 7)) for n, c in (("x", 3), ("ct_y", 2))}
+    (trial,) = emulated({"fused": half_graph(fused, "fp16")}, "fp16").values()
+    found, expected = run(trial, feeds)["grad_x"], run(fused, feeds)["grad_x"]
+    assert np.abs(expected).max() < 1e-5
+    for one, other in zip(found, expected, strict=True):
+        assert relative(one, other) < 20 * CLOSE["fp16"]
+
+
 def test_scaled_cotangents_of_zero_give_gradients_of_zero() -> None:
     fused = scale_cotangents(differentiate(network(), ["x"]).fused).model
     x = np.random.default_rng(3).standard_normal((2, 3, 9, 7)).astype(np.float32)
@@ -242,3 +254,41 @@ def test_value_that_a_subgraph_reads_keeps_its_type() -> None:
     w = np.array([[1, 2], [3, 4]], np.float32)
     found = run(made, {"x": x, "c": np.array(False)})["y"]
     np.testing.assert_allclose(found, -(x @ w) @ w)  # whole numbers below 2048 are exact
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_pair_through_a_pixel_norm_agrees_with_float32(precision: str) -> None:
+    """Halves meet float32 operators: c = a / sqrt(mean a^2)."""
+    model = parser.parse_model("""<ir_version: 10, opset_import: ["": 20]>
+        g (float[batch,3,9,7] x) => (float[batch,2,9,7] y) <float eps = {1e-8}> {
+            a = Conv<pads = [1,1,1,1]>(x, w) q = Mul(a, a) m = ReduceMean<keepdims = 1>(q, axes)
+            t = Add(m, eps) s = Sqrt(t) r = Reciprocal(s) c = Mul(a, r)
+            y = Conv<pads = [1,1,1,1]>(c, v) }""")
+    model.graph.initializer.extend(network().graph.initializer)
+    ways = differentiate(optimise(model), ["x"])
+    graphs = {
+        "generator_forward": optimise(ways.forward),
+        "generator_backward": optimise(ways.backward),
+    }
+    trial = emulated(half_graphs(graphs, precision), precision)  # type: ignore[arg-type]
+    rng = np.random.default_rng(7)
+    x, ct = rng.standard_normal((3, 3, 9, 7)), 1e-4 * rng.standard_normal((3, 2, 9, 7))
+    gradients = []
+    for pair in (trial, graphs):
+        there = run(pair["generator_forward"], {"x": x})
+        back = run(pair["generator_backward"], {**there, "x": x, "ct_y": ct})
+        gradients.append(back["grad_x"])
+    assert 1e-6 < relative(*gradients) < 2 * CLOSE[precision]
+
+
+def test_half_input_before_float32_operators_is_widened() -> None:
+    """What is behind it was float32 and stays so: types are those of the graph as it was given."""
+    model = parser.parse_model("""<ir_version: 10, opset_import: ["": 21]>
+        g (float[2,2] kept, float[2,2] x) => (float[2,2] y) <float[2,2] w = {1, 2, 3, 4}> {
+            s = Mul(kept, x) y = MatMul(s, w) }""")
+    made = halve(model, FP16, half_inputs={"kept"}).model
+    onnx.checker.check_model(made, full_check=True)
+    assert types(made)["s"] == TensorProto.FLOAT
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    found = run(made, {"kept": x, "x": x})["y"]
+    np.testing.assert_array_equal(found, (x * x) @ np.array([[1, 2], [3, 4]]))

@@ -42,7 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         def found(name: str, *_: Any) -> Any:
             return object() if name in packages or name not in known else None
 
-        known = {"tensorrt", "unblemish.runtime.backends.tensorrt"}
+        known = set(TRT)
         monkeypatch.setattr(ort, "get_available_providers", lambda: list(providers))
         monkeypatch.setattr(choose, "find_gpu", lambda: gpu)
         monkeypatch.setattr(choose, "_probe_obstacle", probe)
@@ -52,7 +52,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 GPU = Gpu("L4", (8, 9), (12, 8))
-TRT = ("tensorrt", "unblemish.runtime.backends.tensorrt")
+TRT = ("tensorrt", "pycuda", "unblemish.runtime.backends.tensorrt")
 
 
 def test_auto_on_a_machine_without_a_gpu_is_the_cpu(
@@ -89,6 +89,7 @@ def test_auto_warns_where_a_gpu_lies_idle(machine: Any, caplog: pytest.LogCaptur
     ("name", "there", "told"),
     [
         ("tensorrt", {}, "package tensorrt is not installed.*pip install"),
+        ("tensorrt", {"packages": TRT[:1]}, "package pycuda is not installed"),
         ("tensorrt", {"packages": TRT}, "no NVIDIA driver"),
         ("ort-cuda", {"gpu": GPU}, "built without CUDAExecutionProvider.*pip"),
         ("ort-cuda", {"providers": ALL}, "no NVIDIA driver is installed.*Install NVIDIA"),
@@ -111,6 +112,22 @@ def test_bundle_without_engines_is_no_tensorrt_bundle(machine: Any) -> None:
     assert "holds no TensorRT engines" in obstacle.reason
     assert "build-engines part.bundle" in obstacle.advice
     assert obstacle_of("tensorrt", bundle(files=("engines/0.plan",))) is None
+
+
+def test_tensorrt_hands_what_it_cannot_run_to_the_rest_of_the_chain(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_engines(*, fallback: Any) -> Any:
+        return SimpleNamespace(name="tensorrt", fallback=fallback)
+
+    def load(name: str) -> Any:
+        return SimpleNamespace(TensorRtBackend=open_engines)
+
+    machine(ALL, packages=TRT, gpu=GPU, broken=("ort-tensorrt",))
+    monkeypatch.setattr(choose.importlib, "import_module", load)
+    backend: Any = open_backend(bundle=bundle("fp16", ("engines/0.plan",)))
+    assert backend.name == "tensorrt"
+    assert backend.fallback().name == "ort-cuda"
 
 
 def test_bfloat16_needs_a_gpu(machine: Any) -> None:
