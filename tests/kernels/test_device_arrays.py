@@ -206,3 +206,18 @@ def test_scratch_keeps_its_place_until_it_must_grow(
     assert larger.pointer != first.pointer
     driver.bytes_at(first.pointer, 40)  # a graph may hold it: it lives
     assert device.scratch("room", (20,), np.float32).pointer == larger.pointer
+
+
+@pytest.mark.gpu
+def test_tensors_of_torch_on_the_gpu_are_used_in_place() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+    kernels = CudaKernels()
+    p = torch.linspace(-1, 1, 1000, device="cuda")
+    zeros = [torch.zeros_like(p) for _ in range(2)]
+    kernels.adam(p, torch.ones_like(p), *zeros, step=1, lr=0.5)
+    kernels.synchronise()
+    torch.testing.assert_close(p.cpu(), torch.linspace(-1, 1, 1000) - 0.5)
+    ours = kernels.device.to_device(np.arange(6, dtype=np.float32))
+    assert torch.from_dlpack(ours).sum().item() == 15
+    assert torch.as_tensor(ours, device="cuda").data_ptr() == ours.pointer
