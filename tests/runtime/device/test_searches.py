@@ -183,7 +183,9 @@ def test_what_is_always_made_is_reached_in_closed_form(any_kernels: Any) -> None
     device, images = any_kernels.device, _images()
     constant = np.random.default_rng(6).normal(size=SHAPE).astype(np.float32)
     settings = AlternationSettings(lam=0.4, precision=0.5, lower=-1.5, upper=1.5)
-    step = DeviceAlternation(any_kernels, _CopyPass(device, constant), settings, Ends(30, least=0))
+    step = DeviceAlternation(
+        any_kernels, _CopyPass(device, constant), settings, Ends(30, least=1e-5)
+    )
     step.start(images)
     replay = Replay(device, step)
     found = step.outcome(run(device, replay, Schedule(4)))
