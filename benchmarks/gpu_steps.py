@@ -1,12 +1,12 @@
 """On a GPU: a value-and-gradient step of PGGAN-128, and RGI per image, 1 to 64 images at once.
 
     python benchmarks/gpu_steps.py step [--batch N] [--rounds N]
-    python benchmarks/gpu_steps.py rgi [--batches 1 8 64] [--steps N]
+    python benchmarks/gpu_steps.py rgi [--engine torch|onnxruntime] [--batches 1 8 64] [--steps N]
 
 `step`: ms by torch eager, torch.compile, torch's CUDA graphs, and ONNX Runtime's CUDA provider on
 the fused graph with its tensors on the device. What is missing or fails is said, and the rest goes
-on. `rgi`: the paper's schedule by `DeviceInversion`, the generator as torch's CUDA graphs, its
-update and bookkeeping by the CUDA kernels; random weights, which do not change the time.
+on. `rgi`: the paper's schedule by `DeviceInversion`, the generator as torch's CUDA graphs or by ONNX
+Runtime, update and bookkeeping by the CUDA kernels; random weights, which do not change the time.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from torch_passes import generator_passes
 
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.device import DeviceInversion, Replay, Schedule, run
+from unblemish.runtime.device.inversion import GeneratorPasses
+from unblemish.runtime.device.onnxruntime_pass import cuda_session, ort_generator
 from unblemish.runtime.device.progress import Ends
 
 Step = Callable[[], object]
@@ -112,14 +114,28 @@ def time_steps(batch: int, rounds: int) -> None:
                   flush=True)  # fmt: skip
 
 
-def time_rgi(batches: list[int], steps: int) -> None:
+def passes_of(engine: str, problem: Problem, kernels: CudaKernels, batch: int) -> GeneratorPasses:
+    """The generator on the device by one of the engines."""
+    if engine == "torch":
+        network = problem.network.cuda()
+        return generator_passes(kernels, network, batch, 512, (3, 128, 128))
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = []
+        for part in ("forward", "backward"):
+            path = Path(folder) / f"{part}.onnx"
+            onnx.save(problem.graphs[f"onnxruntime {part}"], str(path))
+            sessions.append(cuda_session(str(path), kernels.device))
+        return ort_generator(kernels.device, *sessions, batch=batch)
+
+
+def time_rgi(engine: str, batches: list[int], steps: int) -> None:
     """Print the table of `rgi`."""
-    network = make_problem(128, 1).network.cuda()
-    print(f"RGI, {steps} steps, {torch.cuda.get_device_name()}\n")
+    problem = make_problem(128, 1)
+    print(f"RGI, {steps} steps, {engine}, {torch.cuda.get_device_name()}\n")
     print("| images at once | ms per step | s per image |\n|---:|---:|---:|")
     for batch in batches:
         kernels = CudaKernels()
-        passes = generator_passes(kernels, network, batch, 512, (3, 128, 128))
+        passes = passes_of(engine, problem, kernels, batch)
         search = DeviceInversion(kernels, passes, Ends(steps))
         rng = np.random.default_rng(0)
         images = rng.uniform(-1, 1, (batch, 3, 128, 128)).astype(np.float32)
@@ -139,13 +155,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--engine", choices=("torch", "onnxruntime"), default="torch")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("torch sees no GPU.")
     if arguments.what == "step":
         time_steps(arguments.batch, arguments.rounds)
     else:
-        time_rgi(arguments.batches, arguments.steps)
+        time_rgi(arguments.engine, arguments.batches, arguments.steps)
 
 
 if __name__ == "__main__":

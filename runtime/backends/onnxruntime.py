@@ -95,9 +95,9 @@ class Bound:
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self.session = session
-        self.inputs = tuple(_spec(node) for node in session.get_inputs())
-        self.optional = tuple(_spec(node) for node in session.get_overridable_initializers())
-        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self.inputs = tuple(spec_of(node) for node in session.get_inputs())
+        self.optional = tuple(spec_of(node) for node in session.get_overridable_initializers())
+        self.outputs = tuple(spec_of(node) for node in session.get_outputs())
         self._binding = session.io_binding()
         self._feeds: dict[str, Array] = {}
         self._pool = Workspace()
@@ -219,7 +219,8 @@ def _all_inputs(bound: Bound) -> _Interface:
     return _Interface((*bound.inputs, *bound.optional), bound.outputs)
 
 
-def _spec(node: ort.NodeArg) -> TensorSpec:
+def spec_of(node: ort.NodeArg) -> TensorSpec:
+    """Name, shape and dtype of a tensor. Raises: BackendError for a dtype we have not."""
     if node.type not in _DTYPES:
         raise BackendError(f"tensor '{node.name}' has type {node.type}, which is not supported.")
     shape = tuple(d if isinstance(d, int) else str(d or "?") for d in node.shape)
