@@ -5,8 +5,9 @@
 
 `step`: ms by torch eager, torch.compile, torch's CUDA graphs, and ONNX Runtime's CUDA provider on
 the fused graph with its tensors on the device. What is missing or fails is said, and the rest goes
-on. `rgi`: the paper's schedule by `DeviceInversion`, the generator as torch's CUDA graphs or by ONNX
-Runtime, update and bookkeeping by the CUDA kernels; random weights, which do not change the time.
+on. `rgi`: the paper's schedule by `DeviceInversion`, the generator as torch's CUDA graphs or by
+ONNX Runtime, update and bookkeeping by the CUDA kernels; random weights, which do not change the
+time.
 """
 
 from __future__ import annotations
