@@ -146,6 +146,11 @@ class PycudaDriver:
 
     def synchronise(self) -> None:
         """See `Driver`."""
+        if self.capturing:
+            raise BackendError(
+                "the stream was waited for while a CUDA graph is captured, which would break it. "
+                "Results on the host can be had after the capture alone."
+            )
         _checked("cuStreamSynchronize", self._stream.synchronize)
 
     def begin_capture(self) -> None:
