@@ -241,6 +241,7 @@ def _inversion(kernels: Any, numpy_pass: Any, generator: Any, ends: Ends) -> Dev
     return DeviceInversion(kernels, passes, ends, shared=generator.shared)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("every", [1, 7])
 def test_inversion_descends_as_on_the_host(
