@@ -1,6 +1,7 @@
 """Time every kernel against NumPy and eager torch, and its bytes against the copy bandwidth.
 
     python benchmarks/kernels.py [solvers|f2pad|energy|detectors ...] [--rounds N] [--threads N]
+    python benchmarks/kernels.py [sets ...] --cuda
 
 Each line is a paired comparison: the candidates take turns within every round, and the ratio is the
 median over the rounds of the ratio within a round, so that a slow moment of the machine meets them
@@ -10,6 +11,9 @@ written, or both) per second over what `numpy.copyto` reaches with as many bytes
 the same round. Above 100 % the kernel reuses caches or threads better than a copy does; where an
 operation computes much for each byte (sharing, the search) it says little. `error` is the largest
 difference to the float64 reference over the largest number, in the worst of the outputs.
+
+With `--cuda` the CUDA kernels are timed on device arrays, replayed as a graph, beside a copy of as
+many bytes on the device; arrays of a batch that fills the chip are added.
 """
 
 from __future__ import annotations
@@ -22,11 +26,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from kernel_jobs import energy_terms, feature_terms, image_terms, solvers
+from kernel_jobs import energy_terms, feature_terms, image_terms, on_device, solvers
 from kernel_jobs.job import Job
 
 from unblemish.kernels.api import Kernels
 from unblemish.kernels.cpu import CpuKernels
+from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.fallback import NumpyKernels
 
 SLICES = 5
@@ -50,6 +55,14 @@ SETS: dict[str, dict[str, Callable[[], list[Job]]]] = {
         "56x56x448, rank 15": lambda: [feature_terms.mahalanobis_low_rank(56 * 56, 448, 15)],
         "28x28x384, 4000 rows": lambda: feature_terms.bank_jobs(28 * 28, 384, 4000, 50),
     },
+}
+
+
+# Arrays of 38 MB: several of them are more than the caches hold.
+FULL = (64, 3, 224, 224)
+FILLING: dict[str, Callable[[], list[Job]]] = {
+    "solvers": partial(solvers.jobs, FULL),
+    "energy": partial(energy_terms.jobs, FULL),
 }
 
 
@@ -104,15 +117,32 @@ def _line(size: str, job: Job, rounds: int, compiled: Kernels) -> str:
     )
 
 
+def _on_gpu(names: Sequence[str]) -> None:
+    """Print a table of the CUDA kernels, replayed on device arrays."""
+    kernels = CudaKernels()
+    print(on_device.HEAD)
+    for name in names:
+        makers = dict(SETS[name])
+        if name in FILLING:
+            makers["x".join(map(str, FULL))] = FILLING[name]
+        for size, make in makers.items():
+            for job in make():
+                print(on_device.line(size, job, kernels), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sets", nargs="*", help=f"of {', '.join(SETS)}; all where none is named")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cuda", action="store_true", help="the CUDA kernels, on a GPU")
     arguments = parser.parse_args()
     for name in arguments.sets:
         if name not in SETS:
             parser.error(f"there is no set {name}: choose of {', '.join(SETS)}.")
+    if arguments.cuda:
+        _on_gpu(arguments.sets or list(SETS))
+        return
     torch.set_num_threads(arguments.threads)
     compiled = CpuKernels(arguments.threads)
     print(

@@ -31,7 +31,8 @@ class Kernels(ImageTerms, FeatureTerms, EnergyTerms, Protocol):
     """The operations a solver needs between two engine calls.
 
     Implemented by `ReferenceKernels` (float64 NumPy inside, the oracle), `CpuKernels` (compiled
-    C++), `NumpyKernels` (where no compiler was).
+    C++), `NumpyKernels` (where no compiler was), `CudaKernels` (a GPU, where arrays may be on the
+    device as well).
     """
 
     name: str

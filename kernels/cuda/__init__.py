@@ -176,7 +176,7 @@ class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms):
         checks.norms(**arrays)
         batch = arrays["x"].shape[0]
         length = arrays["x"].size // batch
-        grid = self.device.rows(batch, length, 1)
+        grid = self.device.rows(batch, length)
         with Call(self.device, arrays, written=("squared", "largest")) as call:
             parts = call.partial("sum", batch, grid), call.partial("peak", batch, grid)
             call.launch(

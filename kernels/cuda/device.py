@@ -28,7 +28,7 @@ class Device:
         self.driver = driver
         self._kernels = signatures()
         self._scratch: dict[str, DeviceArray] = {}
-        self._outgrown: list[Memory] = []
+        self._outgrown: list[DeviceArray | None] = []  # kept alive
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> DeviceArray:
         """Allocate an array; it lives as long as the object returned."""
@@ -94,10 +94,9 @@ class Device:
         needed = max(int(np.prod(shape, dtype=np.int64)) * kind.itemsize, 1)
         held = self._scratch.get(name)
         if held is None or held.nbytes < needed:
-            memory = self._allocate(needed if held is None else max(needed, 2 * held.nbytes))
-            if held is not None:
-                self._outgrown.append(held.owner)  # type: ignore[arg-type]  # we put it there
             size = needed if held is None else max(needed, 2 * held.nbytes)
+            memory = self._allocate(size)
+            self._outgrown.append(held)
             held = self._scratch[name] = self._seen(memory, (size,), np.dtype(np.uint8))
         return DeviceArray(
             held.pointer, shape, kind, owner=held.owner, device=self.driver.device,

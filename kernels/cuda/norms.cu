@@ -2,21 +2,40 @@
 #include "common.cuh"
 #include "unblemish/norms.hpp"
 
+namespace unblemish::cuda {
+
+struct Norms {
+  double squared;
+  float largest;
+};
+
+template <int Width>
+__device__ void norms(const float* x, size_t length, Norms& found) {
+  for (size_t i = first(Width); i < length; i += stride(Width)) {
+    const Lanes<Width> value = load<Width>(x + i);
+#pragma unroll
+    for (int k = 0; k < Width; ++k) {
+      found.squared += square(value.v[k]);
+      found.largest = larger(found.largest, magnitude(value.v[k]));
+    }
+  }
+}
+
+}  // namespace unblemish::cuda
+
 // squared, largest: partial results, batch x gridDim.x; unblemish_finish_norms ends them.
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     unblemish_norms(const float* __restrict__ x, double* __restrict__ squared, double* __restrict__ largest,
                     int batch, size_t length) {
   using namespace unblemish::cuda;
   for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
-    double sum = 0.0;
-    float peak = 0.0f;
-    for (size_t i = first(1); i < length; i += stride(1)) {
-      const float value = x[b * length + i];
-      sum += unblemish::square(value);
-      peak = unblemish::larger(peak, unblemish::magnitude(value));
-    }
-    write_partial(squared, b, sum);
-    write_partial<Max>(largest, b, peak);
+    Norms found{0.0, 0.0f};
+    if (length % 4 == 0 && aligned(x))
+      norms<4>(x + b * length, length, found);
+    else
+      norms<1>(x + b * length, length, found);
+    write_partial(squared, b, found.squared);
+    write_partial<Max>(largest, b, found.largest);
   }
 }
 

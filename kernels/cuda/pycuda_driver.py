@@ -124,11 +124,19 @@ class PycudaDriver:
 
     def follow(self, stream: int) -> None:
         """See `Driver`."""
-        self._api.order(stream, self.stream)
+        self._order(stream, self.stream)
 
     def lead(self, stream: int) -> None:
         """See `Driver`."""
-        self._api.order(self.stream, stream)
+        self._order(self.stream, stream)
+
+    def _order(self, before: int, after: int) -> None:
+        if self.capturing:
+            raise BackendError(
+                "an array of another stream was met while a CUDA graph is captured, which would "
+                "draw that stream into it. See it as a DeviceArray before (`device.view`)."
+            )
+        self._api.order(before, after)
 
     def record(self) -> StreamEvent:
         """See `Driver`."""
@@ -138,6 +146,11 @@ class PycudaDriver:
 
     def synchronise(self) -> None:
         """See `Driver`."""
+        if self.capturing:
+            raise BackendError(
+                "the stream was waited for while a CUDA graph is captured, which would break it. "
+                "Results on the host can be had after the capture alone."
+            )
         _checked("cuStreamSynchronize", self._stream.synchronize)
 
     def begin_capture(self) -> None:

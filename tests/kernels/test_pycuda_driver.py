@@ -101,7 +101,13 @@ driver.begin_capture()
 try:
     driver.synchronise()
 except BackendError as error:
-    print(error)
+    assert "was waited for while" in str(error), error
+driver.abandon_capture()
+driver.begin_capture()
+try:
+    driver.follow(1)
+except BackendError as error:
+    assert "another stream" in str(error), error
 driver.abandon_capture()
 driver.follow(1)
 driver.lead(2)

@@ -54,6 +54,16 @@ def kernels(driver: EmulatedDriver) -> CudaKernels:
     return CudaKernels(driver=driver)
 
 
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def any_kernels(request: pytest.FixtureRequest) -> CudaKernels:
+    """The kernels on the double, and on the GPU where there is one."""
+    if request.param == "gpu":
+        pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+        return CudaKernels()
+    found: CudaKernels = request.getfixturevalue("kernels")
+    return found
+
+
 @pytest.fixture
 def numpy_pass(driver: EmulatedDriver) -> Callable[..., NumpyPass]:
     """numpy_pass(inputs, outputs, function, capturable=True)"""

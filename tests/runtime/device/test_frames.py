@@ -48,55 +48,57 @@ def test_filters_are_those_of_opencv(source: int, target: int) -> None:
     ("channels", "given"), [(1, ()), (1, (3,)), (3, (4,)), (3, (2,)), (1, (1,))]
 )
 def test_frames_are_those_of_the_cpu(
-    kernels: Any, geometry: str, size: tuple[int, int], channels: int, given: tuple[int, ...]
+    any_kernels: Any, geometry: str, size: tuple[int, int], channels: int, given: tuple[int, ...]
 ) -> None:
     p = Preprocess(
         width=48, height=40, channels=channels, low=-1.0, high=1.0, geometry=geometry, scale=0.8
     )
     frame = _frame((*size, *given), np.uint8)
-    ours = DeviceFrames(kernels.device, p, frame.shape, frame.dtype)
-    found = kernels.device.to_host(ours.enqueue([frame]))
+    ours = DeviceFrames(any_kernels.device, p, frame.shape, frame.dtype)
+    found = any_kernels.device.to_host(ours.enqueue([frame]))
     np.testing.assert_allclose(found, Geometry(p).to_model(frame), **CLOSE)
 
 
-def test_several_frames_of_twelve_bits_follow_each_other(kernels: Any, driver: Any) -> None:
+def test_several_frames_of_twelve_bits_follow_each_other(any_kernels: Any) -> None:
     p = Preprocess(width=24, height=30, channels=1, low=0.0, high=1.0)
-    ours = DeviceFrames(kernels.device, p, (33, 70), np.dtype(np.uint16), frames=3, white=4095)
-    out = kernels.device.empty((3, 1, 30, 24))
+    ours = DeviceFrames(any_kernels.device, p, (33, 70), np.dtype(np.uint16), frames=3, white=4095)
+    out = any_kernels.device.empty((3, 1, 30, 24))
     for call in range(3):
         frames = [_frame((33, 70), np.uint16, 10 * call + i) % 4096 for i in range(3)]
         expected = [Geometry(p).to_model(f, white=4095) for f in frames]
         assert ours.enqueue(frames, out) is out
         for frame in frames:
             frame[...] = 0  # the caller's to change
-        np.testing.assert_allclose(kernels.device.to_host(out), np.concatenate(expected), **CLOSE)
+        np.testing.assert_allclose(
+            any_kernels.device.to_host(out), np.concatenate(expected), **CLOSE
+        )
 
 
-def test_frames_on_their_way_are_not_overwritten(kernels: Any) -> None:
+def test_frames_on_their_way_are_not_overwritten(any_kernels: Any) -> None:
     p = Preprocess(width=8, height=8, channels=1, low=0.0, high=1.0)
-    ours = DeviceFrames(kernels.device, p, (8, 8), np.dtype(np.uint8))
+    ours = DeviceFrames(any_kernels.device, p, (8, 8), np.dtype(np.uint8))
     frames = [_frame((8, 8), np.uint8, seed) for seed in range(5)]
-    outs = [kernels.device.empty((1, 1, 8, 8)) for _ in frames]
+    outs = [any_kernels.device.empty((1, 1, 8, 8)) for _ in frames]
     for frame, out in zip(frames, outs, strict=True):
         ours.enqueue([frame], out)
     for frame, out in zip(frames, outs, strict=True):
         np.testing.assert_allclose(
-            kernels.device.to_host(out), Geometry(p).to_model(frame), **CLOSE
+            any_kernels.device.to_host(out), Geometry(p).to_model(frame), **CLOSE
         )
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((8, 8), np.float32), ((8,), np.uint8), ((8, 8, 5), np.uint8)]
 )
-def test_other_frames_are_refused(kernels: Any, shape: tuple[int, ...], dtype: Any) -> None:
+def test_other_frames_are_refused(any_kernels: Any, shape: tuple[int, ...], dtype: Any) -> None:
     p = Preprocess(width=8, height=8, channels=1, low=0.0, high=1.0)
     with pytest.raises(SourceError, match="uint8 or uint16"):
-        DeviceFrames(kernels.device, p, shape, np.dtype(dtype))
+        DeviceFrames(any_kernels.device, p, shape, np.dtype(dtype))
 
 
-def test_frames_that_were_not_announced_are_refused(kernels: Any) -> None:
+def test_frames_that_were_not_announced_are_refused(any_kernels: Any) -> None:
     p = Preprocess(width=8, height=8, channels=1, low=0.0, high=1.0)
-    ours = DeviceFrames(kernels.device, p, (8, 8), np.dtype(np.uint8))
+    ours = DeviceFrames(any_kernels.device, p, (8, 8), np.dtype(np.uint8))
     for frames in ([], [np.zeros((8, 9), np.uint8)], [np.zeros((8, 8), np.uint16)]):
         with pytest.raises(SourceError, match="announced"):
             ours.enqueue(frames)
