@@ -9,6 +9,7 @@ from pathlib import Path
 from unblemish.errors import ConfigError
 
 GEOMETRIES = ("stretch", "letterbox", "tiles")
+TARGETS = ("tensorrt",)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ExportOptions:
         image_tolerance: largest difference of an image allowed, share of the intensity range.
         gradient_tolerance: relative l2 error of a gradient allowed, on the best of the latents.
         seed: of the latents that parity is measured on.
+        target: 'tensorrt': graphs that TensorRT would refuse are an error; or None.
     """
 
     name: str | None = None
@@ -50,6 +52,7 @@ class ExportOptions:
     image_tolerance: float = 1e-4
     gradient_tolerance: float = 2e-3
     seed: int = 0
+    target: str | None = None
 
     def __post_init__(self) -> None:
         if self.value_range is not None:
@@ -58,6 +61,8 @@ class ExportOptions:
                 raise ConfigError(
                     f"the range must be LOW,HIGH with LOW < HIGH; found {low},{high}."
                 )
+        if self.target not in (None, *TARGETS):
+            raise ConfigError(f"target must be one of {', '.join(TARGETS)}; got '{self.target}'.")
         if self.geometry not in (None, *GEOMETRIES):
             raise ConfigError(
                 f"geometry must be one of {', '.join(GEOMETRIES)}; found '{self.geometry}'."

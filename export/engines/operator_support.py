@@ -30,7 +30,7 @@ _ELEMENTS: dict[int, str] = {
     TensorProto.UINT8: "uint8",
     TensorProto.BOOL: "bool",
 }
-# The documentation states the types of the data: of a choice its branches, of a constant the result.
+# The documentation states the types of the data: of a choice, those of its branches.
 _DATA_INPUT = {"Where": 1}
 
 

@@ -27,7 +27,7 @@ class EngineOptions:
             'same-capability' (of the same compute capability).
         refit: weights may be replaced by weights of the same values (kREFIT_IDENTICAL), which is
             the one kind of refit that leaves results as they are.
-        tolerance: relative difference to ONNX Runtime allowed, of float32 graphs.
+        tolerance: relative difference to ONNX Runtime allowed; None by what the graph holds.
         again: build also what is there already.
     """
 
@@ -40,7 +40,7 @@ class EngineOptions:
     version_compatible: bool = False
     hardware: Hardware = "none"
     refit: bool = False
-    tolerance: float = 2e-3
+    tolerance: float | None = None
     again: bool = False
 
     def __post_init__(self) -> None:

@@ -1,9 +1,12 @@
-"""The graphs of a bundle as TensorRT gets them: of known size where need be, checked, in its opset."""
+"""The graphs of a bundle as TensorRT gets them: checked, in its opset, of known size if need be."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.manifest import Graph, GraphRole, Manifest
+from unblemish.bundle.manifest import FileRecord, Graph, GraphRole, Manifest
 from unblemish.errors import ModelError
 from unblemish.export.engines.fix_sizes import fix_pair, fix_sizes
 from unblemish.export.engines.lower_opset import lower_opset
-from unblemish.export.engines.operator_support import check_operators, operator_table
+from unblemish.export.engines.operator_support import (
+    SUPPORTED_VERSIONS,
+    check_operators,
+    operator_table,
+)
 from unblemish.export.engines.options import EngineOptions
 from unblemish.onnx_files import read_onnx
 from unblemish.runtime.backends.onnxruntime import OrtBackend
@@ -41,9 +48,10 @@ def families(manifest: Manifest) -> list[tuple[GraphRole, ...]]:
     """Roles that are made into engines together: a graph alone, or forward and backward."""
     found: list[tuple[GraphRole, ...]] = []
     for role in manifest.graphs:
-        back = role.removesuffix("_forward") + "_backward"
-        if role.endswith("_forward") and back in manifest.graphs:
-            found.append((role, back))  # type: ignore[arg-type]
+        name = role.removesuffix("_forward") + "_backward"
+        back = next((other for other in manifest.graphs if other == name), None)
+        if role.endswith("_forward") and back is not None:
+            found.append((role, back))
         elif not role.endswith("_backward"):
             found.append((role,))
     return found
@@ -69,7 +77,8 @@ def prepare(
         ranges = _ranges(bundle, roles, (dict.fromkeys(least, 1), usual, most))
     else:
         sizes = _sizes(bundle.manifest, record, options, 1)
-        graphs = list(fix_pair(*graphs, sizes)) if len(graphs) == 2 else [fix_sizes(*graphs, sizes)]
+        one = len(graphs) == 1
+        graphs = [fix_sizes(graphs[0], sizes)] if one else [*fix_pair(graphs[0], graphs[1], sizes)]
         ranges = [{} for _ in roles]
     newest = operator_table(version).opsets[1]
     prepared = []
@@ -80,8 +89,28 @@ def prepare(
     return prepared
 
 
-def check_bundle(bundle: Bundle, options: EngineOptions, versions: tuple[Version, ...]) -> None:
+def check_files(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
+    """As `check_bundle`, of the graphs of a bundle to be, which lie in `folder`.
+
+    Args:
+        files: name inside the bundle -> content.
+        manifest: fields of `Manifest` without `files`.
+    """
+    records = {
+        name: FileRecord(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in files.items()
+    }
+    checked = Manifest.model_validate({**manifest, "files": records})
+    check_bundle(Bundle(folder, checked))
+
+
+def check_bundle(
+    bundle: Bundle,
+    options: EngineOptions | None = None,
+    versions: Sequence[Version] = SUPPORTED_VERSIONS,
+) -> None:
     """Raise, as `prepare`, where TensorRT of one of these versions would refuse a graph."""
+    options = options or EngineOptions()
     for roles in families(bundle.manifest):
         for version in versions:
             prepare(bundle, roles, options, version)

@@ -7,7 +7,7 @@ from unblemish.runtime.backends.protocol import Backend, Pair, Program, TensorSp
 
 __all__ = ["BACKENDS", "Backend", "Pair", "Program", "TensorSpec", "open_backend"]
 
-BACKENDS = ("onnxruntime", "openvino", "torch")
+BACKENDS = ("onnxruntime", "openvino", "torch", "tensorrt")
 
 
 def open_backend(name: str = "auto", threads: int | None = None) -> Backend:
@@ -35,4 +35,8 @@ def open_backend(name: str = "auto", threads: int | None = None) -> Backend:
         from unblemish.runtime.backends.torch import TorchBackend
 
         return TorchBackend(threads)
+    if name == "tensorrt":
+        from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
+        return TensorRtBackend()
     raise ConfigError(f"unknown backend '{name}'; choose one of: auto, {', '.join(BACKENDS)}.")

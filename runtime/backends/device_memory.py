@@ -46,4 +46,4 @@ class DeviceMemory(Protocol):
         """Begin to copy from the device into a page-locked, contiguous array."""
 
     def synchronise(self) -> None:
-        """Wait for all that was begun on the stream. Raises: BackendError where some of it failed."""
+        """Wait for all that was begun on the stream. Raises: BackendError where it failed."""

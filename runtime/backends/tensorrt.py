@@ -27,7 +27,7 @@ def _onnxruntime() -> Backend:
 
 
 def open_memory() -> DeviceMemory:
-    """The first GPU, by pycuda. Raises: BackendError, MissingDependencyError where there is none."""
+    """The first GPU, by pycuda. Raises: BackendError or MissingDependencyError without."""
     from unblemish.runtime.backends.pycuda_memory import PycudaMemory
 
     return PycudaMemory()
@@ -82,7 +82,11 @@ class TensorRtBackend:
 
     def _engines(self, paths: list[str]) -> list[Engine] | None:
         """Engines of these graphs, None where one is missing; nothing is deserialised before."""
-        bundle, roles = _located(paths)
+        try:
+            bundle, roles = _located(paths)
+        except BundleError as error:
+            _say(f"{str(error).rstrip('.')}, so that it runs by another backend")
+            return None
         missing = self._missing(bundle, roles)
         if missing and self._rebuild is not None:
             _say(f"{missing}; they are built now, which takes minutes")

@@ -213,7 +213,7 @@ class IOptimizationProfile(Checked):
         self._shapes: dict[str, Any] = {}
         self._added = False
 
-    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:  # noqa: A002
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
         if self._added:
             raise ViolationError("a profile was changed after it was added")
         shapes = [tuple(s._shape) for s in (min, opt, max)]

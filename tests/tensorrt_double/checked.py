@@ -1,4 +1,4 @@
-"""Objects whose calls are checked against TensorRT's signatures, recorded, and tied to lifetimes."""
+"""Objects whose calls are checked against TensorRT's signatures, recorded, tied to lifetimes."""
 
 from __future__ import annotations
 

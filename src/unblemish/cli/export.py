@@ -65,6 +65,12 @@ def export(
     gradient_tolerance: Annotated[
         float, typer.Option(help="Relative gradient error allowed.")
     ] = DEFAULT_GRADIENT,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="tensorrt: refuse what TensorRT would refuse, and build engines if it is here."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be built, and write nothing.")
     ] = False,
@@ -80,14 +86,19 @@ def export(
         latent_input=latent_input, image_output=image_output,
         value_range=None if value_range is None else parse_range(value_range),
         geometry=geometry, scale=scale, overlap=overlap,
-        image_tolerance=image_tolerance, gradient_tolerance=gradient_tolerance,
+        image_tolerance=image_tolerance, gradient_tolerance=gradient_tolerance, target=target,
     )  # fmt: skip
     made = plan(source, options)
     _print_plan(made, out)
     if dry_run:
         typer.echo("dry run: nothing was written")
         return
-    _print_parity(write_plan(made, source, out, options))
+    bundle = write_plan(made, source, out, options)
+    _print_parity(bundle)
+    if target is not None:
+        from unblemish.cli.build_engines import build_or_say
+
+        build_or_say(bundle)
 
 
 def _print_plan(made: Plan | EnergyPlan, out: Path) -> None:

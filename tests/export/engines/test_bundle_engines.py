@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
 from unblemish.bundle import Bundle
-from unblemish.errors import BackendError, BundleError, ModelError
 from unblemish.export.engines.options import EngineOptions
 
 

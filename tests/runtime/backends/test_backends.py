@@ -74,7 +74,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return installed(request.param)
 
 
-@pytest.fixture(params=BACKENDS)
+# TensorRT runs the engines of a bundle alone: test_tensorrt.py.
+@pytest.fixture(params=[name for name in BACKENDS if name != "tensorrt"])
 def any_backend(request: pytest.FixtureRequest) -> Backend:
     """As `backend`, and the one for fine-tuning."""
     return installed(request.param)
