@@ -52,7 +52,8 @@ def accept(figure: float, limit: float, what: str) -> float:
     if not figure <= limit:
         raise ModelError(
             f"the engine of {what} strays from ONNX Runtime by {figure:.2g} of its "
-            f"length, allowed are {limit:.2g}. Nothing was written. Build without --tf32, or report it."
+            f"length, allowed are {limit:.2g}. Nothing was written. Build without --tf32, or "
+            "report it."
         )
     return figure
 

@@ -202,6 +202,7 @@ class OnnxParser(Checked):
                 self._errors.append(error)
         if not self._errors:
             network._fill(proto)
+            self.world.models[network.name] = bytes(model)
         return not self._errors
 
     def get_error(self, index: int) -> Any:

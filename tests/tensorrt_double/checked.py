@@ -6,6 +6,7 @@ import enum
 import functools
 import json
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class World:
     Args:
         refused: operator -> message of the parser.
         broken: every build fails.
+        models: name of a network -> the ONNX graph it was parsed from.
         on_execute: called with (engine name, inputs, outputs), arrays over device memory.
     """
 
@@ -34,6 +36,7 @@ class World:
         self.refused: dict[str, str] = {}
         self.broken = False
         self.memory: Any = None
+        self.models: dict[str, bytes] = {}
         self.on_execute: Any = None
         self.classes: dict[str, type] = {}
 
@@ -72,7 +75,7 @@ class Checked:
             if name not in self.world.table[self.name_].get("writable", ()):
                 raise AttributeError(f"{self.name_}.{name} cannot be set in {self.world.version}")
             self._alive(name)
-            self.world.calls.append((self.name_, f"{name}=", (value,)))
+            self.world.calls.append((self.name_, f"{name}=", _kept([value])))
             self._on_set(name, value)
         object.__setattr__(self, name, value)
 
@@ -97,6 +100,11 @@ def bind(world: World, name: str, implementation: type) -> type:
     return made
 
 
+def _kept(arguments: Iterable[Any]) -> tuple[Any, ...]:
+    """Arguments as they are recorded: of an object its kind, or the record would keep it alive."""
+    return tuple(a.name_ if isinstance(a, Checked) and a.name_ != "Dims" else a for a in arguments)
+
+
 def _missing(world: World, owner: str, name: str, _: Any) -> Any:
     raise AttributeError(f"TensorRT {world.version} has no {owner}.{name}")
 
@@ -105,7 +113,7 @@ def _constructed(world: World, name: str, implementation: type, signatures: Any)
     def construct(self: Any, *args: Any, **kwargs: Any) -> None:
         if signatures is not None:
             _match(world, name, "__init__", signatures, args, kwargs)
-        world.calls.append((name, "__init__", args))
+        world.calls.append((name, "__init__", _kept(args)))
         implementation.__init__(self, *args, **kwargs)
 
     return construct
@@ -116,7 +124,7 @@ def _recorded(world: World, owner: str, method: str, call: Any, signatures: Any)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         self._alive(method)
         bound = _match(world, owner, method, signatures, args, kwargs)
-        world.calls.append((owner, method, tuple(bound.values())))
+        world.calls.append((owner, method, _kept(bound.values())))
         return call(self, **bound)
 
     return run

@@ -140,7 +140,7 @@ def test_what_changed_its_meaning_is_not_relabelled() -> None:
         "{ y = GroupNormalization<num_groups = 3>(x, s, b) }",
         opset=21,
     )
-    with pytest.raises(UnsupportedOperatorError, match="GroupNormalization.*something else"):
+    with pytest.raises(UnsupportedOperatorError, match=r"GroupNormalization.*something else"):
         lower_opset(made, 20)
 
 
