@@ -57,7 +57,9 @@ def calibrate(
         float | None, typer.Option(help="Intensity of white; the bundle keeps it [its own].")
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes all random choices.")] = 0,
-    backend: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="onnxruntime, openvino, torch or tensorrt.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine.")] = None,
 ) -> None:
     """Choose lambda, thresholds and mask cleaning from normal images and defects pasted on them.

@@ -44,7 +44,7 @@ def inspect(
         int | None, typer.Option(min=1, help="Most steps per image [the bundle's].")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="onnxruntime, openvino or torch [onnxruntime].")
+        str | None, typer.Option(help="onnxruntime, openvino, torch or tensorrt [onnxruntime].")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine [its own choice].")

@@ -27,7 +27,7 @@ def profile(
         Path | None, typer.Option(help="Folder of images to inspect [images the model makes].")
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="auto (ONNX Runtime), onnxruntime, openvino or torch.")
+        str, typer.Option(help="auto (ONNX Runtime), onnxruntime, openvino, torch or tensorrt.")
     ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine [all].")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Time for each of the two parts.")] = 5.0,

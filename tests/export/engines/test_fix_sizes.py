@@ -124,3 +124,23 @@ def test_flow_is_taken_with_any_number_of_cells(make_flow: Any) -> None:
     flows = [make_flow(8, (6, 5), seed=1), make_flow(5, (3, 2), seed=2)]
     for role, model in flow_graphs(flow_model(flows)).items():
         check_operators(model, role, [(10, 16), (11, 4)])
+
+
+def test_eight_bits_stay_eight_bits() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 20]>\n'
+        "g (float[batch,3,h,w] image) => (float[b,2,u,v] y)\n"
+        "<float s = {0.5}, float t = {0.25}, int8 zero = {0},"
+        " int8[2,3,1,1] k = {1, 2, 3, 4, 5, 6}> {"
+        " q = QuantizeLinear(image, s, zero) d = DequantizeLinear(q, s, zero)"
+        " f = DequantizeLinear(k, t, zero) y = Conv(d, f) }"
+    )
+    fixed = fix_sizes(model, {"batch": 1, "h": 4, "w": 6})
+    kinds = [node.op_type for node in fixed.graph.node]
+    assert sorted(kinds) == ["Conv", "DequantizeLinear", "DequantizeLinear", "QuantizeLinear"]
+    check_operators(fixed, "features")
+    for node in fixed.graph.node:
+        node.input[:] = ["one" if name == "zero" else name for name in node.input]
+    fixed.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.int8), "one"))
+    with pytest.raises(UnsupportedOperatorError, match="zero point must be a constant 0"):
+        check_operators(fixed, "features")
