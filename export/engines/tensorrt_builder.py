@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from unblemish.errors import BackendError, ModelError
-from unblemish.export.engines.options import EngineOptions
-from unblemish.runtime.backends.tensorrt_log import Log, Recorder, lengths, trt
+from unblemish.export.engines.options import EngineOptions, Hardware
+from unblemish.runtime.backends.tensorrt_log import Log, Recorder, lengths, trt, version
 
 Shape = tuple[int, ...]
 Ranges = Mapping[str, tuple[Shape, Shape, Shape]]
@@ -92,12 +92,8 @@ class Builder:
             config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        levels = trt.HardwareCompatibilityLevel
         if options.hardware != "none":
-            config.hardware_compatibility_level = {
-                "ampere+": levels.AMPERE_PLUS,
-                "same-capability": levels.SAME_COMPUTE_CAPABILITY,
-            }[options.hardware]
+            config.hardware_compatibility_level = _level(options.hardware)
         return config
 
     def _add_profile(
@@ -126,6 +122,19 @@ class Builder:
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, ignore_mismatch=False)
         return cache
+
+
+def _level(hardware: Hardware) -> trt.HardwareCompatibilityLevel:
+    """Raises: BackendError where this TensorRT is older than the level."""
+    levels = trt.HardwareCompatibilityLevel
+    if hardware == "ampere+":
+        return levels.AMPERE_PLUS
+    if not hasattr(levels, "SAME_COMPUTE_CAPABILITY"):
+        raise BackendError(
+            f"TensorRT {version()} cannot build engines for hardware '{hardware}'. "
+            "Use a newer one, or 'none'."
+        )
+    return levels.SAME_COMPUTE_CAPABILITY
 
 
 def _inputs(network: trt.INetworkDefinition) -> list[trt.ITensor]:

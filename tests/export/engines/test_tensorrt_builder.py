@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import sys
 from typing import Any
 
 import onnx
@@ -55,6 +57,15 @@ def test_options_become_flags_that_both_versions_have(tensorrt: Any) -> None:
     ((pool, size),) = tensorrt.called("IBuilderConfig", "set_memory_pool_limit")
     assert (pool.name, size) == ("WORKSPACE", 5 << 20)
     assert tensorrt.called("IBuilderConfig", "builder_optimization_level=") == [(1,)]
+
+
+def test_level_that_an_older_version_lacks_is_an_error(tensorrt: Any) -> None:
+    builder(hardware="same-capability").build(MODEL, "generator", RANGES)
+    older = enum.IntEnum("HardwareCompatibilityLevel", "NONE AMPERE_PLUS")
+    sys.modules["tensorrt"].HardwareCompatibilityLevel = older  # type: ignore[attr-defined]
+    builder(hardware="ampere+").build(MODEL, "generator", RANGES)
+    with pytest.raises(BackendError, match="cannot build engines for hardware 'same-capability'"):
+        builder(hardware="same-capability").build(MODEL, "generator", RANGES)
 
 
 def test_batch_has_a_profile(tensorrt: Any) -> None:

@@ -279,3 +279,27 @@ def test_missing_library_names_its_extra() -> None:
 
     with pytest.raises(MissingDependencyError, match=r"unblemish\[tensorrt\]"):
         open_backend("tensorrt")
+
+
+@pytest.mark.gpu
+def test_engines_on_hardware_give_what_onnx_runtime_gives(
+    bundle: Bundle, rng: np.random.Generator
+) -> None:
+    pytest.importorskip("tensorrt")
+    pytest.importorskip("pycuda.driver")
+    from unblemish.export.engines.bundle_engines import build_engines
+    from unblemish.export.engines.options import EngineOptions
+    from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
+    made = build_engines(bundle, EngineOptions(batch=4, usual_batch=2), say=lambda _: None)
+    paths = [str(made.graph(role)) for role in ("generator_forward", "generator_backward")]
+    pair, exact = TensorRtBackend().pair(*paths), OrtBackend(1).pair(*paths)
+    assert type(pair).__name__ == "TensorRtPair"
+    for batch in (1, 4, 3):
+        z, ct = latents(rng, batch), rng.standard_normal((batch, 3)).astype(np.float32)
+        np.testing.assert_allclose(
+            pair.forward({"z": z})["image"], exact.forward({"z": z})["image"], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            pair.backward({"image": ct})["z"], exact.backward({"image": ct})["z"], atol=1e-5
+        )
