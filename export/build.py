@@ -76,5 +76,9 @@ def write_plan(made: Plan | EnergyPlan, source: Path, out: Path, options: Export
                 figures |= {f"latent_{name}": value for name, value in found.items()}
         else:
             figures = check_parity(made.source, graphs, made.fused, made.weights, options)
-    manifest = manifest_of(made, source, sha256_of(source), name, options, figures)
+        manifest = manifest_of(made, source, sha256_of(source), name, options, figures)
+        if options.target == "tensorrt":
+            from unblemish.export.engines.prepare import check_files
+
+            check_files(folder, files, manifest)
     return write_bundle(out, files, manifest)

@@ -10,6 +10,7 @@ from unblemish.errors import ConfigError
 
 METHODS = ("rgi", "energy")
 GEOMETRIES = ("stretch", "letterbox", "tiles")
+TARGETS = ("tensorrt",)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ExportOptions:
         image_tolerance: largest difference of an image allowed, share of the intensity range.
         gradient_tolerance: relative l2 error of a gradient allowed, on the best of the latents.
         seed: of the latents that parity is measured on.
+        target: 'tensorrt': graphs that TensorRT would refuse are an error; or None.
     """
 
     name: str | None = None
@@ -60,6 +62,7 @@ class ExportOptions:
     image_tolerance: float = 1e-4
     gradient_tolerance: float = 2e-3
     seed: int = 0
+    target: str | None = None
 
     def __post_init__(self) -> None:
         if self.method not in (None, *METHODS):
@@ -70,6 +73,8 @@ class ExportOptions:
                 raise ConfigError(
                     f"the range must be LOW,HIGH with LOW < HIGH; found {low},{high}."
                 )
+        if self.target not in (None, *TARGETS):
+            raise ConfigError(f"target must be one of {', '.join(TARGETS)}; got '{self.target}'.")
         if self.geometry not in (None, *GEOMETRIES):
             raise ConfigError(
                 f"geometry must be one of {', '.join(GEOMETRIES)}; found '{self.geometry}'."

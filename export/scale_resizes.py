@@ -1,7 +1,7 @@
 """Let every Resize state scales instead of sizes it computes, so that shapes stay known behind it.
 
-Exporters write a resize of a batch to H x W as sizes (Shape(x)[:2], H, W). What comes out is then of
-unknown batch to shape inference, as behind the Reshapes of `keep_batch`.
+Exporters write a resize of a batch to H x W as sizes (Shape(x)[:2], H, W). What comes out is then
+of unknown batch to shape inference, as behind the Reshapes of `keep_batch`.
 """
 
 from __future__ import annotations
@@ -122,18 +122,21 @@ def _keep_symbols(
     graph = inferred.graph
     values = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)}
     stated = {v.name for v in (*model.graph.value_info, *model.graph.output)}
+    same: dict[str, str] = {}  # symbol that inference made up -> the one it is
     found = False
     for node, scales in resizes:
         source, made = values.get(node.input[0]), values.get(node.output[0])
         if source is None or made is None or made.name in stated:
             continue
-        dims = made.type.tensor_type.shape.dim
-        if len(dims) != len(scales) or len(scales) != len(source.type.tensor_type.shape.dim):
+        dims, lengths = made.type.tensor_type.shape.dim, source.type.tensor_type.shape.dim
+        if not len(dims) == len(lengths) == len(scales):
             continue
         lost = False
-        for dim, kept, scale in zip(dims, source.type.tensor_type.shape.dim, scales, strict=True):
-            if scale == 1 and kept.dim_param and dim.dim_param != kept.dim_param:
-                dim.dim_param, lost = kept.dim_param, True
+        for dim, kept, scale in zip(dims, lengths, scales, strict=True):
+            symbol = same.get(kept.dim_param, kept.dim_param)
+            if scale == 1 and symbol and dim.dim_param != symbol:
+                same[dim.dim_param] = symbol
+                dim.dim_param, lost = symbol, True
         if lost:
             model.graph.value_info.append(made)
             found = True

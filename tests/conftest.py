@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from ctypes import CDLL
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,3 +63,26 @@ def make_driver(emulated: Callable[[str], CDLL]) -> Callable[..., EmulatedDriver
         return EmulatedDriver(libraries, **settings)  # type: ignore[arg-type]
 
     return make
+
+
+_DOUBLE = Path(__file__).parent / "tensorrt_double"
+_OURS = ("unblemish.runtime.backends.tensorrt", "unblemish.export.engines.tensorrt_builder",
+         "unblemish.export.engines.bundle_engines", "tensorrt")  # fmt: skip
+
+
+def _forget_tensorrt() -> None:
+    for name in [n for n in sys.modules if n.startswith(_OURS) and "double" not in n]:
+        del sys.modules[name]
+
+
+@pytest.fixture(params=["10.3.0.30", "10.16.1.11", "11.4.0.5"])
+def tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What happens in a double of TensorRT, which is what `import tensorrt` finds."""
+    monkeypatch.syspath_prepend(_DOUBLE)
+    double = importlib.import_module("double")
+    module, world = double.make(request.param)
+    world.memory_of = importlib.import_module("running").Memory
+    _forget_tensorrt()
+    sys.modules["tensorrt"] = module
+    yield world
+    _forget_tensorrt()

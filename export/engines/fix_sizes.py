@@ -7,6 +7,7 @@ graph to its way back; TensorRT wants most of them when it builds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from unblemish.errors import ModelError
-from unblemish.export.passes import optimise
+from unblemish.export.passes import DEFAULT_PASSES, optimise
 from unblemish.export.passes.drop_dead_nodes import drop_dead_nodes
 from unblemish.export.passes.fold_constants import fold_constants
 from unblemish.export.passes.graph_view import GraphView
 
 Sizes = Mapping[str, int]
+# Folded, eight bits of a weight would become 32 again.
+_fold = partial(fold_constants, keep=frozenset({"QuantizeLinear", "DequantizeLinear"}))
+_PASSES = tuple(_fold if rewrite is fold_constants else rewrite for rewrite in DEFAULT_PASSES)
 
 
 def symbols(model: ModelProto) -> set[str]:
@@ -126,7 +130,7 @@ def _constant_outputs(model: ModelProto, names: set[str]) -> dict[str, NDArray[A
 def _settled(model: ModelProto) -> ModelProto:
     """Fold until nothing folds any more: a constant tells the shape behind the next node."""
     for _ in range(64):
-        result = fold_constants(model)
+        result = _fold(model)
         model = result.model
         if not result.changed:
             break
@@ -152,7 +156,7 @@ def _with_constants(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> Mo
 
 
 def _folded(model: ModelProto) -> ModelProto:
-    return _inferred(optimise(_settled(model)))
+    return _inferred(optimise(_settled(model), _PASSES))
 
 
 def _shapes_of(model: ModelProto) -> dict[str, list[int]]:

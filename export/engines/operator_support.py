@@ -20,7 +20,7 @@ SUPPORTED_VERSIONS: tuple[Version, ...] = ((10, 0), (10, 15), (11, 0))
 """The first version of each table; an export is held against all of them."""
 
 _FILE = Path(__file__).parent / "operator_support.json"
-_ELEMENTS = {
+_ELEMENTS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
@@ -30,7 +30,7 @@ _ELEMENTS = {
     TensorProto.UINT8: "uint8",
     TensorProto.BOOL: "bool",
 }
-# The documentation states the types of the data: of a choice its branches, of a constant the result.
+# The documentation states the types of the data: of a choice, those of its branches.
 _DATA_INPUT = {"Where": 1}
 
 

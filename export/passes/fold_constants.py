@@ -25,9 +25,11 @@ RANDOM = {
 SMALL_BYTES = 1 << 16
 
 
-def fold_constants(model: ModelProto) -> PassResult:
+def fold_constants(model: ModelProto, keep: frozenset[str] = frozenset()) -> PassResult:
     """Replace nodes of constant inputs, and Shape or Size of static shapes, by initialisers.
 
+    Args:
+        keep: operators that stay, such as those that state a precision.
     Requires: nothing. Values are computed by ONNX's reference implementation of each operator.
     Ensures: no node of the main graph has only constant inputs, except the ones named in `reasons`
     (random, with subgraphs, growing the model, refused by the reference implementation).
@@ -35,6 +37,8 @@ def fold_constants(model: ModelProto) -> PassResult:
     view = GraphView(model)
     changed, reasons = 0, []
     for node in list(view.nodes):
+        if node.op_type in keep:
+            continue
         values = _known_shape(view, node)
         if values is None and _is_foldable(view, node):
             values, refusal = _evaluate(view, node)

@@ -134,8 +134,6 @@ def _gpu_obstacle() -> Obstacle | None:
 
 
 def _engines_obstacle(bundle: Bundle | None) -> Obstacle | None:
-    if importlib.util.find_spec("unblemish.runtime.backends.tensorrt") is None:
-        return Obstacle("this unblemish drives no TensorRT engines", "Upgrade unblemish.")
     if bundle is None:
         return None
     if any(name.startswith("engines/") for name in bundle.manifest.files):
@@ -171,11 +169,11 @@ def _open(name: str, threads: int | None, bundle: Bundle | None) -> Backend:
 
         return OrtBackend(threads)
     if name == "tensorrt":
+        from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
         # What its engines were not built for goes to the rest of the chain.
         rest = CHAIN[CHAIN.index(name) + 1 :]
-        module = importlib.import_module("unblemish.runtime.backends.tensorrt")
-        backend: Backend = module.TensorRtBackend(fallback=partial(_first, rest, threads, bundle))
-        return backend
+        return TensorRtBackend(fallback=partial(_first, rest, threads, bundle))
     from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 
     precision = "fp32" if bundle is None else bundle.manifest.precision

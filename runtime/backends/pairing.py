@@ -40,7 +40,16 @@ class Wiring:
 
         Raises: ShapeError where a cotangent is missing or has another shape than its output.
         """
-        feeds = {name: last[name] for name in self.kept}
+        return {name: last[name] for name in self.kept} | self.cotangent_feeds(last, cotangents)
+
+    def cotangent_feeds(
+        self, last: Mapping[str, Array], cotangents: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Inputs of the backward graph that do not come from the forward graph.
+
+        Raises: ShapeError where a cotangent is missing or has another shape than its output.
+        """
+        feeds = {}
         for name in self.cotangents:
             if name not in cotangents:
                 raise ShapeError(f"backward needs the cotangent of output '{name}'.")

@@ -355,6 +355,26 @@ class FileRecord(_Record):
     sha256: Sha256
 
 
+class EngineRecord(_Record):
+    """A TensorRT engine of one graph, locked to what it was built on unless built otherwise."""
+
+    file: str
+    role: GraphRole
+    graph_sha256: Sha256 = Field(description="of the graph with its weights, see `graph_digest`")
+    tensorrt: str = Field(pattern=r"^\d+(\.\d+)+", description="full version of the library")
+    capability: str = Field(pattern=r"^\d+\.\d+$", description="compute capability of the chip")
+    system: str = Field(description="operating system and processor, such as linux-aarch64")
+    version_compatible: bool = Field(
+        False, description="later versions of the same major number load it too"
+    )
+    hardware: Literal["none", "ampere+", "same-capability"] = Field(
+        "none", description="other chips that run it"
+    )
+    parity: float | None = Field(
+        None, ge=0, description="relative difference to ONNX Runtime in float32, when built"
+    )
+
+
 class Manifest(_Record):
     """`manifest.json` of a bundle."""
 
@@ -375,6 +395,7 @@ class Manifest(_Record):
     energy: EnergySettings | None = Field(None, description="of the method 'energy' alone")
     calibration: Calibration | None = None
     millimetres_per_pixel: Positive | None = None
+    engines: tuple[EngineRecord, ...] = Field((), description="of devices, beside the graphs")
     parity: dict[str, float] = Field(
         default_factory=dict, description="largest differences seen at export"
     )

@@ -25,8 +25,8 @@ from unblemish.errors import UnblemishError
 CLEAN, DEFECTS, ERROR = 0, 1, 2
 INTERRUPTED, PIPE_CLOSED = 130, 141
 COMMANDS = (
-    "train", "export", "fit", "show", "calibrate", "inspect", "inpaint", "profile", "demo",
-    "doctor",
+    "train", "export", "build-engines", "fit", "show", "calibrate", "inspect", "inpaint",
+    "profile", "demo", "doctor",
 )  # fmt: skip
 DEBUG = "UNBLEMISH_DEBUG"
 
@@ -59,7 +59,8 @@ def create_app() -> typer.Typer:
     )
     app.callback()(_root)
     for name in COMMANDS:
-        command = getattr(importlib.import_module(f"unblemish.cli.{name}"), name)
+        function = name.replace("-", "_")
+        command = getattr(importlib.import_module(f"unblemish.cli.{function}"), function)
         app.command(name)(guarded(command))
     return app
 

@@ -93,6 +93,12 @@ def export(
         Path | None,
         typer.Option(help="Normal images: what the precision is measured on, int8 ranges."),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="tensorrt: refuse what TensorRT would refuse, and build engines if it is here."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be built, and write nothing.")
     ] = False,
@@ -107,8 +113,9 @@ def export(
     from unblemish.export.options import ExportOptions, parse_range
 
     require_normals(precision, normals)
+    biases = target != "tensorrt"  # which quantises none
     if source.is_dir():
-        convert_bundle(source, out, precision, normals)
+        _build(convert_bundle(source, out, precision, normals, biases=biases), target)
         return
 
     options = ExportOptions(
@@ -119,7 +126,7 @@ def export(
         latent_input=latent_input, image_output=image_output,
         value_range=None if value_range is None else parse_range(value_range),
         geometry=geometry, scale=scale, overlap=overlap,
-        image_tolerance=image_tolerance, gradient_tolerance=gradient_tolerance,
+        image_tolerance=image_tolerance, gradient_tolerance=gradient_tolerance, target=target,
     )  # fmt: skip
     made = plan(source, options)
     _print_plan(made, out)
@@ -127,7 +134,17 @@ def export(
         typer.echo("dry run: nothing was written")
         return
     write = partial(write_plan, made, source, options=options)
-    _print_parity(in_precision(write, out, precision, normals))
+    bundle = in_precision(write, out, precision, normals, biases=biases)
+    _print_parity(bundle)
+    _build(bundle, target)
+
+
+def _build(bundle: Bundle, target: str | None) -> None:
+    """Build engines for the target on the device, if one is asked for and this is it."""
+    if target is not None:
+        from unblemish.cli.build_engines import build_or_say
+
+        build_or_say(bundle)
 
 
 def _print_plan(made: Plan | EnergyPlan, out: Path) -> None:

@@ -28,8 +28,10 @@ def require_normals(precision: str, normals: Path | None) -> None:
         )
 
 
-def convert_bundle(source: Path, out: Path, precision: str, normals: Path | None) -> None:
-    """Convert a bundle that exists, and say what the precision costs."""
+def convert_bundle(
+    source: Path, out: Path, precision: str, normals: Path | None, *, biases: bool = True
+) -> Bundle:
+    """Convert a bundle that exists, and say what the precision costs; `biases`: int8 has theirs."""
     from unblemish.bundle import Bundle
 
     if precision == "fp32" or normals is None:
@@ -37,23 +39,29 @@ def convert_bundle(source: Path, out: Path, precision: str, normals: Path | None
             f"{source} is a folder: give a checkpoint or .onnx file, or a bundle together with "
             "--precision fp16, bf16 or int8 and --normals DIR."
         )
-    made = _converted(Bundle.open(source), out, precision, normals)
+    made = _converted(Bundle.open(source), out, precision, normals, biases)
     typer.echo(f"wrote {made.path}")
+    return made
 
 
 def in_precision(
-    write: Callable[[Path], Bundle], out: Path, precision: str, normals: Path | None
+    write: Callable[[Path], Bundle],
+    out: Path,
+    precision: str,
+    normals: Path | None,
+    *,
+    biases: bool = True,
 ) -> Bundle:
     """Write a bundle by `write`, or make it beside and convert it to `out`."""
     if precision == "fp32" or normals is None:
         return write(out)
     with tempfile.TemporaryDirectory(prefix="unblemish-", ignore_cleanup_errors=True) as folder:
-        return _converted(write(Path(folder) / out.name), out, precision, normals)
+        return _converted(write(Path(folder) / out.name), out, precision, normals, biases)
 
 
-def _converted(bundle: Bundle, out: Path, precision: str, normals: Path) -> Bundle:
+def _converted(bundle: Bundle, out: Path, precision: str, normals: Path, biases: bool) -> Bundle:
     from unblemish.calibration.precision.convert import convert_precision
 
-    made = convert_precision(bundle, precision, normals, out, say=typer.echo)
+    made = convert_precision(bundle, precision, normals, out, biases=biases, say=typer.echo)
     typer.echo(f"{precision} against float32: {made.drift.text()}")
     return made.bundle

@@ -76,7 +76,14 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return installed(request.param)
 
 
-@pytest.fixture(params=[n for n in BACKENDS if n not in CHAIN or obstacle_of(n) is None])
+# TensorRT runs the engines of a bundle alone: test_tensorrt.py.
+@pytest.fixture(
+    params=[
+        name
+        for name in BACKENDS
+        if name != "tensorrt" and (name not in CHAIN or obstacle_of(name) is None)
+    ]
+)
 def any_backend(request: pytest.FixtureRequest) -> Backend:
     """As `backend`, and the one for fine-tuning."""
     return installed(request.param)
