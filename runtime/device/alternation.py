@@ -51,23 +51,20 @@ class DeviceAlternation:
         shape, batch = self.x.shape, self.x.shape[0]
         self.progress = Progress(device, batch, ends)
         self._first, self._before, self._pulled, self.best = (device.empty(shape) for _ in range(4))
-        self._free = device.empty((batch, 1, *shape[2:]))
         self._lam, self._rate, self._scale, self._one = (device.empty((batch,)) for _ in range(4))
         sums = (device.empty((batch,), np.float64) for _ in range(5))
         self._loss, self._shown, self._l1, self._squared, self._change = sums
 
-    def start(self, images: Float, free: Float | None = None) -> None:
-        """Begin at images (B, C, h, w); free: (B, 1, h, w), None for everywhere.
+    def start(self, images: Float) -> None:
+        """Begin at images (B, C, h, w).
 
         Raises: ShapeError for another shape than the engine's.
         """
         if images.shape != self.x.shape:
             raise ShapeError(f"images must be {self.x.shape}, found {images.shape}.")
         device, batch, s = self.kernels.device, len(images), self.settings
-        room = np.ones(self._free.shape, np.float32) if free is None else free
         for array, host in ((self.x, images), (self._first, images), (self.best, images)):
             device.upload(array, np.ascontiguousarray(host, np.float32))
-        device.upload(self._free, np.ascontiguousarray(room, np.float32))
         for array, number in (
             (self._lam, s.lam),
             (self._rate, 0.5 / s.precision),
@@ -85,7 +82,7 @@ class DeviceAlternation:
         kernels.residual_l2(made, x, self._scale, cotangent=self._pulled, objective=self._loss)
         kernels.device.copy(self._before, x)
         kernels.energy_step(
-            x, self._first, self._pulled, self._lam, self._rate, direct=None, mask=self._free,
+            x, self._first, self._pulled, self._lam, self._rate, direct=None, mask=None,
             restored=None, first=None, second=None, l1=self._l1, squared_change=self._squared,
             largest_change=self._change, proximal=True, lower=s.lower, upper=s.upper,
         )  # fmt: skip
