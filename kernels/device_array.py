@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unblemish.errors import ShapeError
 from unblemish.kernels import dlpack
 
 NO_ORDER = -1  # DLPack: the consumer asks for no synchronisation
@@ -87,11 +88,21 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
 
-    def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
         """Hand the memory over; the consumer's stream waits for ours first.
 
-        Raises: BufferError for memory that must not be written, which DLPack cannot say.
+        Raises: BufferError for memory that must not be written, which this version of DLPack cannot
+            say, or where a copy or another device is asked for.
         """
+        if copy or dl_device not in (None, self.device):
+            raise BufferError("an array on the device is handed over where it is, not copied.")
         if self.readonly:
             raise BufferError("a read-only array cannot be handed over by DLPack.")
         if self.follow is not None and stream != NO_ORDER:
@@ -134,6 +145,7 @@ def from_foreign(value: Any, stream: int, wait: Callable[[int], None]) -> Device
 
     Args:
         stream: handle of our stream. wait: makes it wait for another.
+    Raises: ShapeError where its producer will not hand it over, or NumPy has not its elements.
     """
     if isinstance(value, DeviceArray):
         if value.stream not in (None, stream):
@@ -141,10 +153,20 @@ def from_foreign(value: Any, stream: int, wait: Callable[[int], None]) -> Device
         return value
     if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
         if value.__dlpack_device__()[0] in dlpack.GPU_KINDS:
-            return _of_capsule(value.__dlpack__(stream=stream), value)
+            return _of_capsule(_exported(value, stream), value)
         return None
     described = getattr(value, "__cuda_array_interface__", None)
     return None if described is None else _of_interface(described, value, stream, wait)
+
+
+def _exported(value: Any, stream: int) -> Any:
+    try:
+        return value.__dlpack__(stream=stream)
+    except (BufferError, RuntimeError) as error:  # torch: tensors that require gradients
+        raise ShapeError(
+            f"{type(value).__name__} cannot be seen by DLPack: {error}. Detach it, or give a plain "
+            "copy."
+        ) from error
 
 
 def _of_capsule(capsule: Any, owner: object) -> DeviceArray:

@@ -68,7 +68,7 @@ __device__ void direct(const float* gradient, const float* x, float* shared, siz
 }  // namespace unblemish::cuda
 
 // weights: halves, (batch, (2 radius + 1)^2, plane); those outside the image are 0.
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
     unblemish_sharing_weights(const float* __restrict__ x, float inverse_sigma_space, float inverse_sigma_colour,
                               unsigned short* __restrict__ weights, int batch, int channels, int height, int width,
                               int radius) {

@@ -136,6 +136,29 @@ def test_a_producer_by_dlpack_is_told_our_stream(
     assert told == [driver.stream]
 
 
+def test_arrays_are_handed_over_where_they_are_or_not_at_all(on_device: CudaKernels) -> None:
+    array = on_device.device.to_device(np.ones(3, np.float32))
+    for asked in ({"copy": True}, {"dl_device": (2, 7)}):
+        with pytest.raises(BufferError, match="not copied"):
+            array.__dlpack__(**asked)
+    readonly = DeviceArray(array.pointer, (3,), array.dtype, readonly=True)
+    with pytest.raises(BufferError, match="read-only"):
+        readonly.__dlpack__()
+    assert array.__dlpack__(dl_device=array.device, copy=False) is not None
+
+
+def test_a_producer_that_will_not_hand_over_is_named(on_device: CudaKernels) -> None:
+    class Stubborn:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (2, 0)
+
+        def __dlpack__(self, *, stream: int) -> Any:
+            raise BufferError("it requires gradients")
+
+    with pytest.raises(ShapeError, match="Stubborn cannot be seen by DLPack: it requires"):
+        on_device.all_finite(Stubborn())
+
+
 def test_host_arrays_are_no_device_arrays() -> None:
     import torch
 
