@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from onnx import ModelProto
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import FileRecord, Graph, GraphRole, Manifest
-from unblemish.errors import ModelError
+from unblemish.errors import ModelError, UnsupportedOperatorError
 from unblemish.export.engines.fix_sizes import fix_pair, fix_sizes
 from unblemish.export.engines.lower_opset import lower_opset
 from unblemish.export.engines.operator_support import (
@@ -28,6 +29,7 @@ from unblemish.onnx_files import read_onnx
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 
 Shape = tuple[int, ...]
+Ranges = dict[str, tuple[Shape, Shape, Shape]]
 Version = tuple[int, int]
 
 
@@ -41,7 +43,7 @@ class Prepared:
 
     role: GraphRole
     model: ModelProto
-    ranges: dict[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=dict)
 
 
 def families(manifest: Manifest) -> list[tuple[GraphRole, ...]]:
@@ -62,24 +64,33 @@ def prepare(
 ) -> list[Prepared]:
     """Make one family ready for a version of TensorRT.
 
-    Graphs whose batch alone is open keep it open. Others (images of any size, free weights) are
-    made for one size and a batch of 1, since their gradients ask for shapes that TensorRT wants to
-    know.
+    Graphs whose batch alone is open keep it open, where TensorRT takes them so. Others (images of
+    any size, free weights) are made for one size and a batch of 1, since their gradients ask for
+    shapes that TensorRT wants to know.
 
     Raises: UnsupportedOperatorError naming the node where TensorRT would refuse a graph; ModelError
         where a size cannot be told.
     """
     graphs = [read_onnx(bundle.graph(role)) for role in roles]
     record = bundle.manifest.graphs[roles[0]]
-    usual = _sizes(bundle.manifest, record, options, options.usual_batch)
     if _is_open(record, roles[0]):
-        least, most = (_sizes(bundle.manifest, record, options, n) for n in (1, options.batch))
-        ranges = _ranges(bundle, roles, (dict.fromkeys(least, 1), usual, most))
+        sizes = [_sizes(bundle.manifest, record, options, n)
+                 for n in (options.usual_batch, options.batch)]  # fmt: skip
+        ranges = _ranges(bundle, roles, (dict.fromkeys(sizes[0], 1), *sizes))
+        with contextlib.suppress(UnsupportedOperatorError):  # it may do at one size
+            return _taken(roles, graphs, ranges, version)
+    sizes_of_one = _sizes(bundle.manifest, record, options, 1)
+    if len(graphs) == 1:
+        graphs = [fix_sizes(graphs[0], sizes_of_one)]
     else:
-        sizes = _sizes(bundle.manifest, record, options, 1)
-        one = len(graphs) == 1
-        graphs = [fix_sizes(graphs[0], sizes)] if one else [*fix_pair(graphs[0], graphs[1], sizes)]
-        ranges = [{} for _ in roles]
+        graphs = [*fix_pair(graphs[0], graphs[1], sizes_of_one)]
+    return _taken(roles, graphs, [{} for _ in roles], version)
+
+
+def _taken(
+    roles: tuple[GraphRole, ...], graphs: list[ModelProto], ranges: list[Ranges], version: Version
+) -> list[Prepared]:
+    """Graphs in the opset of a version, checked."""
     newest = operator_table(version).opsets[1]
     prepared = []
     for role, model, known in zip(roles, graphs, ranges, strict=True):
@@ -156,7 +167,7 @@ def _cells(manifest: Manifest, height: int, width: int) -> dict[str, int]:
 
 def _ranges(
     bundle: Bundle, roles: tuple[GraphRole, ...], sizes: tuple[dict[str, int], ...]
-) -> list[dict[str, tuple[Shape, Shape, Shape]]]:
+) -> list[Ranges]:
     """Shapes of the inputs of a family, at the smallest, usual and largest sizes.
 
     The forward graph says by running, on zeros in ONNX Runtime, what it hands over to its way back:

@@ -203,3 +203,28 @@ def test_check_of_a_bundle_names_the_node(detector: Bundle, tmp_path: Path) -> N
     (path / "graphs/features.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(UnsupportedOperatorError, match=r"graph 'features'.*Det 'last'"):
         check_bundle(Bundle.open(path, verify=False))
+
+
+def test_graph_that_is_refused_with_an_open_batch_is_made_for_one(
+    detector: Bundle, tmp_path: Path
+) -> None:
+    from unblemish.bundle.manifest import Graph, Tensor
+    from unblemish.export.engines.prepare import prepare
+
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 20]>\n'
+        "g (float[batch,4] z) => (float[batch,4] y) {"
+        " s = Shape(z) b = Slice(s, o, i) n = Sub(b, b) t = ReduceSum(z, n) y = Add(z, t) }"
+    )
+    for name, value in (("o", 0), ("i", 1)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
+    content = model.SerializeToString()
+    z = Tensor(name="z", shape=("batch", 4), dtype="float32", role="latent")
+    y = Tensor(name="y", shape=("batch", 4), dtype="float32", role="feature")
+    graph = Graph(file="graphs/g.onnx", inputs=(z,), outputs=(y,), flops=1)
+    fields = {**detector.manifest.model_dump(), "graphs": {"encoder": graph.model_dump()}}
+    bundle = write_bundle(tmp_path / "part.bundle", {"graphs/g.onnx": content}, fields)
+    (made,) = prepare(bundle, ("encoder",), EngineOptions(), (11, 4))
+    assert made.ranges == {}
+    assert [d.dim_value for d in made.model.graph.input[0].type.tensor_type.shape.dim] == [1, 4]
+    assert {n.op_type for n in made.model.graph.node} <= {"ReduceSum", "Add"}
