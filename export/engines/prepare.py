@@ -170,8 +170,8 @@ def _ranges(
 ) -> list[Ranges]:
     """Shapes of the inputs of a family, at the smallest, usual and largest sizes.
 
-    The forward graph says by running, on zeros in ONNX Runtime, what it hands over to its way back:
-    shape inference does not always know.
+    Where shape inference did not know what the forward graph hands over to its way back, that graph
+    says it by running, on zeros in ONNX Runtime.
     """
     runs = [_run(bundle, roles[0], known, full=len(roles) > 1) for known in sizes]
     found = []
@@ -189,12 +189,16 @@ def _ranges(
 
 def _run(bundle: Bundle, role: GraphRole, sizes: dict[str, int], full: bool) -> dict[str, Shape]:
     """Shapes of inputs and, where `full`, outputs of a graph at these sizes."""
+    record = bundle.manifest.graphs[role]
+    tensors = (*record.inputs, *(record.outputs if full else ()))
+    if all(isinstance(d, int) or d in sizes for t in tensors for d in t.shape):
+        return {t.name: _at(t.shape, sizes) for t in tensors}
     feeds: dict[str, NDArray[Any]] = {
-        t.name: np.zeros([sizes.get(d, 0) if isinstance(d, str) else d for d in t.shape], t.dtype)
-        for t in bundle.manifest.graphs[role].inputs
+        t.name: np.zeros(_at(t.shape, sizes), t.dtype) for t in record.inputs
     }
-    shapes = {name: array.shape for name, array in feeds.items()}
-    if full:
-        results = OrtBackend().program(str(bundle.graph(role))).run(feeds)
-        shapes |= {name: array.shape for name, array in results.items()}
-    return shapes
+    results = OrtBackend().program(str(bundle.graph(role))).run(feeds)
+    return {name: array.shape for name, array in {**feeds, **results}.items()}
+
+
+def _at(shape: Sequence[int | str], sizes: Mapping[str, int]) -> Shape:
+    return tuple(sizes[d] if isinstance(d, str) else d for d in shape)

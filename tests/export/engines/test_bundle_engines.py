@@ -228,3 +228,23 @@ def test_graph_that_is_refused_with_an_open_batch_is_made_for_one(
     assert made.ranges == {}
     assert [d.dim_value for d in made.model.graph.input[0].type.tensor_type.shape.dim] == [1, 4]
     assert {n.op_type for n in made.model.graph.node} <= {"ReduceSum", "Add"}
+
+
+def test_shapes_that_inference_does_not_know_are_seen_by_running(vae_bundle: Path) -> None:
+    from unblemish.export.engines.prepare import prepare
+
+    bundle = Bundle.open(vae_bundle)
+    roles = ("generator_forward", "generator_backward")
+    _, known = prepare(bundle, roles, EngineOptions(batch=5, usual_batch=2), (11, 4))
+    graphs = {role: record.model_copy() for role, record in bundle.manifest.graphs.items()}
+    outputs = [
+        t.model_copy(update={"shape": (f"unk__{k}", *t.shape[1:])})
+        for k, t in enumerate(graphs["generator_forward"].outputs)
+    ]
+    graphs["generator_forward"] = graphs["generator_forward"].model_copy(
+        update={"outputs": tuple(outputs)}
+    )
+    vague = Bundle(bundle.path, bundle.manifest.model_copy(update={"graphs": graphs}))
+    _, seen = prepare(vague, roles, EngineOptions(batch=5, usual_batch=2), (11, 4))
+    assert seen.ranges == known.ranges
+    assert {tuple(s[0] for s in shapes) for shapes in known.ranges.values()} == {(1, 2, 5)}
