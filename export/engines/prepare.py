@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from onnx import ModelProto
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import FileRecord, Graph, GraphRole, Manifest
-from unblemish.errors import ModelError
+from unblemish.errors import ModelError, UnsupportedOperatorError
 from unblemish.export.engines.fix_sizes import fix_pair, fix_sizes
 from unblemish.export.engines.lower_opset import lower_opset
 from unblemish.export.engines.operator_support import (
@@ -28,6 +29,7 @@ from unblemish.onnx_files import read_onnx
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 
 Shape = tuple[int, ...]
+Ranges = dict[str, tuple[Shape, Shape, Shape]]
 Version = tuple[int, int]
 
 
@@ -41,7 +43,7 @@ class Prepared:
 
     role: GraphRole
     model: ModelProto
-    ranges: dict[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=dict)
 
 
 def families(manifest: Manifest) -> list[tuple[GraphRole, ...]]:
@@ -62,24 +64,33 @@ def prepare(
 ) -> list[Prepared]:
     """Make one family ready for a version of TensorRT.
 
-    Graphs whose batch alone is open keep it open. Others (images of any size, free weights) are
-    made for one size and a batch of 1, since their gradients ask for shapes that TensorRT wants to
-    know.
+    Graphs whose batch alone is open keep it open, where TensorRT takes them so. Others (images of
+    any size, free weights) are made for one size and a batch of 1, since their gradients ask for
+    shapes that TensorRT wants to know.
 
     Raises: UnsupportedOperatorError naming the node where TensorRT would refuse a graph; ModelError
         where a size cannot be told.
     """
     graphs = [read_onnx(bundle.graph(role)) for role in roles]
     record = bundle.manifest.graphs[roles[0]]
-    usual = _sizes(bundle.manifest, record, options, options.usual_batch)
     if _is_open(record, roles[0]):
-        least, most = (_sizes(bundle.manifest, record, options, n) for n in (1, options.batch))
-        ranges = _ranges(bundle, roles, (dict.fromkeys(least, 1), usual, most))
+        sizes = [_sizes(bundle.manifest, record, options, n)
+                 for n in (options.usual_batch, options.batch)]  # fmt: skip
+        ranges = _ranges(bundle, roles, (dict.fromkeys(sizes[0], 1), *sizes))
+        with contextlib.suppress(UnsupportedOperatorError):  # it may do at one size
+            return _taken(roles, graphs, ranges, version)
+    sizes_of_one = _sizes(bundle.manifest, record, options, 1)
+    if len(graphs) == 1:
+        graphs = [fix_sizes(graphs[0], sizes_of_one)]
     else:
-        sizes = _sizes(bundle.manifest, record, options, 1)
-        one = len(graphs) == 1
-        graphs = [fix_sizes(graphs[0], sizes)] if one else [*fix_pair(graphs[0], graphs[1], sizes)]
-        ranges = [{} for _ in roles]
+        graphs = [*fix_pair(graphs[0], graphs[1], sizes_of_one)]
+    return _taken(roles, graphs, [{} for _ in roles], version)
+
+
+def _taken(
+    roles: tuple[GraphRole, ...], graphs: list[ModelProto], ranges: list[Ranges], version: Version
+) -> list[Prepared]:
+    """Graphs in the opset of a version, checked."""
     newest = operator_table(version).opsets[1]
     prepared = []
     for role, model, known in zip(roles, graphs, ranges, strict=True):
@@ -156,11 +167,11 @@ def _cells(manifest: Manifest, height: int, width: int) -> dict[str, int]:
 
 def _ranges(
     bundle: Bundle, roles: tuple[GraphRole, ...], sizes: tuple[dict[str, int], ...]
-) -> list[dict[str, tuple[Shape, Shape, Shape]]]:
+) -> list[Ranges]:
     """Shapes of the inputs of a family, at the smallest, usual and largest sizes.
 
-    The forward graph says by running, on zeros in ONNX Runtime, what it hands over to its way back:
-    shape inference does not always know.
+    Where shape inference did not know what the forward graph hands over to its way back, that graph
+    says it by running, on zeros in ONNX Runtime.
     """
     runs = [_run(bundle, roles[0], known, full=len(roles) > 1) for known in sizes]
     found = []
@@ -178,12 +189,16 @@ def _ranges(
 
 def _run(bundle: Bundle, role: GraphRole, sizes: dict[str, int], full: bool) -> dict[str, Shape]:
     """Shapes of inputs and, where `full`, outputs of a graph at these sizes."""
+    record = bundle.manifest.graphs[role]
+    tensors = (*record.inputs, *(record.outputs if full else ()))
+    if all(isinstance(d, int) or d in sizes for t in tensors for d in t.shape):
+        return {t.name: _at(t.shape, sizes) for t in tensors}
     feeds: dict[str, NDArray[Any]] = {
-        t.name: np.zeros([sizes.get(d, 0) if isinstance(d, str) else d for d in t.shape], t.dtype)
-        for t in bundle.manifest.graphs[role].inputs
+        t.name: np.zeros(_at(t.shape, sizes), t.dtype) for t in record.inputs
     }
-    shapes = {name: array.shape for name, array in feeds.items()}
-    if full:
-        results = OrtBackend().program(str(bundle.graph(role))).run(feeds)
-        shapes |= {name: array.shape for name, array in results.items()}
-    return shapes
+    results = OrtBackend().program(str(bundle.graph(role))).run(feeds)
+    return {name: array.shape for name, array in {**feeds, **results}.items()}
+
+
+def _at(shape: Sequence[int | str], sizes: Mapping[str, int]) -> Shape:
+    return tuple(sizes[d] if isinstance(d, str) else d for d in shape)

@@ -203,3 +203,48 @@ def test_check_of_a_bundle_names_the_node(detector: Bundle, tmp_path: Path) -> N
     (path / "graphs/features.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(UnsupportedOperatorError, match=r"graph 'features'.*Det 'last'"):
         check_bundle(Bundle.open(path, verify=False))
+
+
+def test_graph_that_is_refused_with_an_open_batch_is_made_for_one(
+    detector: Bundle, tmp_path: Path
+) -> None:
+    from unblemish.bundle.manifest import Graph, Tensor
+    from unblemish.export.engines.prepare import prepare
+
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 20]>\n'
+        "g (float[batch,4] z) => (float[batch,4] y) {"
+        " s = Shape(z) b = Slice(s, o, i) n = Sub(b, b) t = ReduceSum(z, n) y = Add(z, t) }"
+    )
+    for name, value in (("o", 0), ("i", 1)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
+    content = model.SerializeToString()
+    z = Tensor(name="z", shape=("batch", 4), dtype="float32", role="latent")
+    y = Tensor(name="y", shape=("batch", 4), dtype="float32", role="feature")
+    graph = Graph(file="graphs/g.onnx", inputs=(z,), outputs=(y,), flops=1)
+    fields = {**detector.manifest.model_dump(), "graphs": {"encoder": graph.model_dump()}}
+    bundle = write_bundle(tmp_path / "part.bundle", {"graphs/g.onnx": content}, fields)
+    (made,) = prepare(bundle, ("encoder",), EngineOptions(), (11, 4))
+    assert made.ranges == {}
+    assert [d.dim_value for d in made.model.graph.input[0].type.tensor_type.shape.dim] == [1, 4]
+    assert {n.op_type for n in made.model.graph.node} <= {"ReduceSum", "Add"}
+
+
+def test_shapes_that_inference_does_not_know_are_seen_by_running(vae_bundle: Path) -> None:
+    from unblemish.export.engines.prepare import prepare
+
+    bundle = Bundle.open(vae_bundle)
+    roles = ("generator_forward", "generator_backward")
+    _, known = prepare(bundle, roles, EngineOptions(batch=5, usual_batch=2), (11, 4))
+    graphs = {role: record.model_copy() for role, record in bundle.manifest.graphs.items()}
+    outputs = [
+        t.model_copy(update={"shape": (f"unk__{k}", *t.shape[1:])})
+        for k, t in enumerate(graphs["generator_forward"].outputs)
+    ]
+    graphs["generator_forward"] = graphs["generator_forward"].model_copy(
+        update={"outputs": tuple(outputs)}
+    )
+    vague = Bundle(bundle.path, bundle.manifest.model_copy(update={"graphs": graphs}))
+    _, seen = prepare(vague, roles, EngineOptions(batch=5, usual_batch=2), (11, 4))
+    assert seen.ranges == known.ranges
+    assert {tuple(s[0] for s in shapes) for shapes in known.ranges.values()} == {(1, 2, 5)}
