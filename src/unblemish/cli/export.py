@@ -140,11 +140,19 @@ def export(
 
 
 def _build(bundle: Bundle, target: str | None) -> None:
-    """Build engines for the target on the device, if one is asked for and this is it."""
-    if target is not None:
-        from unblemish.cli.build_engines import build_or_say
+    """Build engines for the target on the device, if one is asked for and this is it.
 
-        build_or_say(bundle)
+    Raises: UnsupportedOperatorError where the target would refuse a graph in the bundle's precision
+    (those of float32 were held against it before they were written).
+    """
+    if target is None:
+        return
+    from unblemish.cli.build_engines import build_or_say
+    from unblemish.export.engines.prepare import check_bundle
+
+    if bundle.manifest.precision != "fp32":
+        check_bundle(bundle)
+    build_or_say(bundle)
 
 
 def _print_plan(made: Plan | EnergyPlan, out: Path) -> None:
