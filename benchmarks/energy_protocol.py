@@ -25,7 +25,7 @@ from cut_paste import TEXTURES, iterate
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.manifest import EnergySettings
+from unblemish.bundle.searches import EnergySettings
 from unblemish.calibration.metrics.curves import ScoreCounts, best_dice
 from unblemish.calibration.training.options import TrainOptions
 from unblemish.calibration.training.run import train

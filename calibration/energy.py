@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.manifest import EnergySettings
+from unblemish.bundle.searches import EnergySettings
 from unblemish.calibration.defects import SyntheticDefect
 from unblemish.calibration.metrics import best_dice
 from unblemish.calibration.race import FIRST, race_bundles

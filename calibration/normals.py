@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import Polarity
+from unblemish.bundle.searches import Polarity
 from unblemish.calibration.defects import FILLS, SHAPES, Fill, Shape, SyntheticDefect, paste_defect
 from unblemish.calibration.defects.shapes import SMALLEST_SIDE
 from unblemish.calibration.split import draw

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.manifest import EnergySettings
+from unblemish.bundle.searches import EnergySettings
 from unblemish.errors import BundleError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends import open_backend

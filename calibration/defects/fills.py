@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import Polarity
+from unblemish.bundle.searches import Polarity
 from unblemish.errors import ConfigError, ShapeError
 
 Fill = Literal["random", "mean"]

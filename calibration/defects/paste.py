@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import Polarity
+from unblemish.bundle.searches import Polarity
 from unblemish.calibration.defects.fills import (
     Fill,
     fill_colour,

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import Polarity
+from unblemish.bundle.searches import Polarity
 
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from unblemish.bundle.manifest import EnergySettings
+from unblemish.bundle.searches import EnergySettings
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.membrane import roughness

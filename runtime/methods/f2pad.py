@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import Detector as Record
-from unblemish.bundle.manifest import F2padSettings, Preprocess
+from unblemish.bundle.manifest import Preprocess
+from unblemish.bundle.searches import F2padSettings
 from unblemish.errors import BundleError
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.crops import (

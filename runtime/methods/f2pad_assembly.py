@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import F2padSettings
+from unblemish.bundle.searches import F2padSettings
 from unblemish.runtime.crops import Parts
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.candidates import without_specks

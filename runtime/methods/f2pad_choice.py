@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import F2padSettings, Polarity, Preprocess
+from unblemish.bundle.manifest import Preprocess
+from unblemish.bundle.searches import F2padSettings, Polarity
 from unblemish.runtime.detectors.crops import CropCells
 from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.inspection import Status

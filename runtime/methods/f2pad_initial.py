@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import F2padSettings, Preprocess
+from unblemish.bundle.manifest import Preprocess
+from unblemish.bundle.searches import F2padSettings
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.methods.colour import colour_maps
 from unblemish.runtime.methods.decomposition import Prior

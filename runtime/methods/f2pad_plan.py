@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from unblemish.bundle.manifest import F2padSettings
+from unblemish.bundle.searches import F2padSettings
 from unblemish.errors import ConfigError
 from unblemish.runtime.methods.decomposition import Weights
 from unblemish.runtime.methods.guard import Rules

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import F2padSettings, Preprocess
+from unblemish.bundle.manifest import Preprocess
+from unblemish.bundle.searches import F2padSettings
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.crops import Box, Region
 from unblemish.runtime.detectors.crops import CropScores, FeatureCrops

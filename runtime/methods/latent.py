@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unblemish.bundle.manifest import EnergySettings
+from unblemish.bundle.searches import EnergySettings
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.methods.energy import Projected
 from unblemish.runtime.methods.engine import GeneratorEngine

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unblemish.bundle.manifest import EnergySettings
+from unblemish.bundle.searches import EnergySettings
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.methods.autoencoder import AutoencoderEngine, Reconstruction
 from unblemish.runtime.solvers.protocol import Double, Float

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.manifest import EnergySettings
+from unblemish.bundle.searches import EnergySettings
 from unblemish.cli import main
 from unblemish.errors import ConfigError, ModelError
 from unblemish.export.build import build_bundle, plan, write_plan

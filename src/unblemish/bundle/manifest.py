@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from unblemish.bundle.record import Positive, Record
+from unblemish.bundle.searches import EnergySettings, F2padSettings, RgiSettings
 
 SCHEMA_VERSION = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[float, Field(gt=0)]
-Polarity = Literal["both", "dark", "bright"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Method = Literal["rgi", "patchcore", "padim", "cflow", "energy"]
@@ -40,11 +40,7 @@ GraphRole = Literal[
 ]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Tensor(_Record):
+class Tensor(Record):
     """One input or output of a graph. `role` says what it is to the runtime."""
 
     name: str
@@ -68,7 +64,7 @@ class Tensor(_Record):
     ]
 
 
-class Graph(_Record):
+class Graph(Record):
     """One ONNX file of the bundle."""
 
     file: str
@@ -77,7 +73,7 @@ class Graph(_Record):
     flops: int = Field(ge=0, description="multiply and add counted separately, batch 1")
 
 
-class Model(_Record):
+class Model(Record):
     """Where the network comes from and how large it is."""
 
     kind: str = Field(description="vae, pggan, resnet18, onnx, ...")
@@ -87,7 +83,7 @@ class Model(_Record):
     source_sha256: Sha256
 
 
-class Preprocess(_Record):
+class Preprocess(Record):
     """From a camera frame to the model's input, and the way back.
 
     `stretch` resizes the whole frame; `letterbox` keeps the aspect and pads by replication;
@@ -107,32 +103,7 @@ class Preprocess(_Record):
     overlap: float = Field(0.25, ge=0, lt=0.9, description="tiles only: share of a tile's side")
 
 
-class RgiSettings(_Record):
-    """The solver's settings; `lam` is in model intensity squared, for the mean-scaled objective."""
-
-    loss: Literal["l2", "l1"] = "l2"
-    mask: Literal["shared", "element"] = "shared"
-    lam: Positive = 0.1
-    polarity: Polarity = Field(
-        "both", description="which differences count as score: dark, where the frame is darker"
-    )
-    start: Literal["encoder", "random", "zero"] = "random"
-    candidates: int = Field(64, gt=0, description="random latents tried in one batch")
-    max_steps: int = Field(100, gt=0)
-    tolerance: float = Field(1e-4, ge=0)
-    discriminator_weight: float = Field(0.0, ge=0)
-    feature_weight: float = Field(0.0, ge=0)
-    latent_weight: float = Field(0.0, ge=0, description="weight of mean z^2")
-    anogan_weight: Positive = Field(
-        0.1, description="of the discriminator's features beside the residual, seed 002, eq. 2"
-    )
-    finetune_steps: int = Field(
-        0, ge=0, description="R-RGI: steps with the weights free; 0 is plain RGI"
-    )
-    finetune_lr: Positive = 1e-4
-
-
-class Mixture(_Record):
+class Mixture(Record):
     """Gaussians of the pixel prior, in [0, 1] intensity: (Q, C) means and (Q, C, C) precisions."""
 
     means: tuple[tuple[float, ...], ...]
@@ -143,14 +114,14 @@ class Mixture(_Record):
     )
 
 
-class FeatureMap(_Record):
+class FeatureMap(Record):
     """One layer's share of a feature vector."""
 
     channels: int = Field(gt=0, description="they follow those of the layer before")
     stride: int = Field(gt=0, description="model pixels per cell of its own; repeated if coarser")
 
 
-class Crossed(_Record):
+class Crossed(Record):
     """How far the fitted images reach where a detector has not seen them, see `cross_fit`."""
 
     peaks: tuple[float, ...] = Field(min_length=1, description="largest value of the plain map")
@@ -160,7 +131,7 @@ class Crossed(_Record):
     folds: int = Field(ge=2, description="fits without one part of the images each")
 
 
-class Detector(_Record):
+class Detector(Record):
     """What PatchCore, PaDiM or CFLOW-AD learned of normal features.
 
     The graphs `features*` take images of the model's intensity of any height and width that are
@@ -195,112 +166,7 @@ class Detector(_Record):
     )
 
 
-class F2padSettings(_Record):
-    """Settings of F2PAD; intensities count in `unit`s, near ImageNet's standard deviation.
-
-    Source: seed 003, section IV-A3. The paper's value is the default where it states one.
-    """
-
-    unit: Positive = Field(0.226, description="[0, 1] intensity that counts as 1")
-    alpha1: float = Field(0.01, ge=0, description="weight of the pixel prior, eq. 10")
-    alpha2: float = Field(1e-4, ge=0, description="weight of the total variation, eq. 11")
-    beta0: float = Field(
-        1e5, ge=0, description="weight of the LOG penalty times the defect's size, eq. 8"
-    )
-    balance: Positive = Field(
-        2.0,
-        description="fast schedule, in place of beta0: what flagging the whole initial mask costs, "
-        "as a share of what it brings in anomaly scores",
-    )
-    prior_strength: float = Field(
-        1.0,
-        ge=0,
-        description="fast schedule, in place of alpha1: 1 flags colours that 1 normal in 1000 has",
-    )
-    beta: Positive = Field(
-        0.05,
-        description="fast schedule: what a flagged model pixel costs, in usual levels of cells",
-    )
-    components: int = Field(2, ge=0, description="which of the detector's mixtures")
-    epsilon: Positive = Field(1e-4, description="eq. 8")
-    step_size: Positive = Field(1.0, description="gamma_0 of eq. 15")
-    radius: int = Field(5, ge=0, le=15, description="k_s of eq. 13")
-    sigma_space: Positive = Field(1.1, description="sigma_0 of eq. 14, px^2")
-    sigma_colour: Positive = Field(3.0, description="sigma_1 of eq. 14, units^2")
-    clip: Positive = Field(0.03, description="largest component of the shared gradient")
-    candidates: int = Field(50, gt=0, description="PatchCore: nearest of so many, eq. 5")
-    dilation: int = Field(8, ge=0, description="around the initial mask, model px")
-    decrease: Positive = Field(
-        0.05, description="stop below so small a decrease of the objective (PaDiM: 0.1)"
-    )
-    max_steps: int = Field(1200, gt=0)
-    tolerance: Positive = Field(0.4, description="a_ij counts as zero up to this norm, in units")
-    outline_floor: float = Field(
-        1.0, ge=0, description="share of the detector's own map in the score, see `outline_score`"
-    )
-    outline_onset: float = Field(
-        2.0, ge=0, description="deviations from the restored image that count as noise"
-    )
-
-
-class EnergySettings(_Record):
-    """Settings of the energy projection: minimise L_r(x) + lam * |x - x_0|_1 over the image.
-
-    L_r of an image x and its reconstruction y, sums over all elements or, of DSSIM, pixels:
-    l2: (x - y)^2; dssim: (1 - SSIM(x, y)) / 2; gaussian: (x - y)^2 / (2 g^2) + log g, where g is
-    `gamma` or, where the graph gives log_scale, its exponential. Intensities are the model's.
-    Source: seed 002, eqs. 4, 5, 8, sections 3.5 and 4.1. The paper's value is the default where it
-    states one.
-    """
-
-    loss: Literal["l2", "dssim", "gaussian"] = Field("l2", description="L_r, as in training")
-    gamma: Positive | None = Field(
-        None, description="learned standard deviation of the decoder, where it has one for all"
-    )
-    typical_gamma: Positive | None = Field(
-        None, description="where it has one for every element, that of the mean of 1 / g^2"
-    )
-    lam: float = Field(0.05, ge=0, description="weight of the l1 distance to the frame, eq. 4")
-    alpha: Positive = Field(0.5, description="step size, eq. 5")
-    step: Literal["tuned", "plain"] = Field(
-        "tuned", description="tuned: gradient times squared reconstruction error, eq. 8"
-    )
-    optimiser: Literal["gradient", "adam"] = "gradient"
-    latent_lam: Positive = Field(
-        0.05, description="weight of -log p(z) beside |x - Dec(z)|_1, eq. 6, where z is searched"
-    )
-    max_steps: int = Field(200, gt=0)
-    tolerance: float = Field(1e-4, ge=0, description="relative decrease of the energy to stop at")
-    stop_quantile: float = Field(
-        0.0, ge=0, le=1, description="of the training losses, where the search stops; 0: smallest"
-    )
-    training_losses: tuple[tuple[float, float], ...] = Field(
-        (), description="(share, L_r that this share of the training images does not exceed)"
-    )
-    score: Literal["dssim", "l2"] = Field(
-        "dssim", description="what the frame and its projection are compared by"
-    )
-
-    @property
-    def precision(self) -> float:
-        """What L_r multiplies squared errors with; of a variance per element, on average."""
-        gamma = self.gamma or self.typical_gamma
-        return 1.0 if gamma is None else 0.5 / gamma**2
-
-    @property
-    def stop_loss(self) -> float | None:
-        """L_r at `stop_quantile`, between those known linearly; None where none is known."""
-        known = self.training_losses
-        if not known:
-            return None
-        for (share, loss), (later, larger) in pairwise(known):
-            if share <= self.stop_quantile <= later and later > share:
-                part = (self.stop_quantile - share) / (later - share)
-                return loss + part * (larger - loss)
-        return known[0][1] if self.stop_quantile <= known[0][0] else known[-1][1]
-
-
-class Calibration(_Record):
+class Calibration(Record):
     """What was learned from held-back normal images. Thresholds live here, never in a graph."""
 
     pixel_threshold: Positive
@@ -348,14 +214,14 @@ class Calibration(_Record):
     )
 
 
-class FileRecord(_Record):
+class FileRecord(Record):
     """Size and hash of one file of the bundle, the manifest itself excepted."""
 
     bytes: int = Field(ge=0)
     sha256: Sha256
 
 
-class EngineRecord(_Record):
+class EngineRecord(Record):
     """A TensorRT engine of one graph, locked to what it was built on unless built otherwise."""
 
     file: str
@@ -375,7 +241,7 @@ class EngineRecord(_Record):
     )
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """`manifest.json` of a bundle."""
 
     schema_version: Literal[1] = 1

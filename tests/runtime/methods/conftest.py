@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle, Manifest
 from unblemish.bundle.manifest import Detector as Record
-from unblemish.bundle.manifest import F2padSettings, Mixture, Model, Preprocess
+from unblemish.bundle.manifest import Mixture, Model, Preprocess
+from unblemish.bundle.searches import F2padSettings
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.detectors.padim import Padim

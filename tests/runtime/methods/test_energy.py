@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unblemish.bundle.manifest import EnergySettings
+from unblemish.bundle.searches import EnergySettings
 from unblemish.errors import ConfigError
 from unblemish.kernels import default_kernels
 from unblemish.runtime.backends.protocol import TensorSpec

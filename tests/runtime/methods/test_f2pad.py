@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unblemish.bundle.manifest import F2padSettings
+from unblemish.bundle.searches import F2padSettings
 from unblemish.errors import BundleError, ConfigError
 from unblemish.kernels.fallback import NumpyKernels
 from unblemish.runtime.inpainting import ClassicalInpainter
