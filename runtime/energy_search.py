@@ -11,23 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.searches import EnergySettings
-from unblemish.errors import BundleError
 from unblemish.kernels import Kernels, default_kernels
+from unblemish.runtime.autoencoders import (
+    energy_method,
+    energy_settings,
+    latent_method,
+    load_autoencoder,
+    load_code_engines,
+)
 from unblemish.runtime.backends import open_backend
-from unblemish.runtime.backends.protocol import Backend
-from unblemish.runtime.engines import load_engines
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.holes import open_hole
 from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.jobs import Job, check_search, prepare_job
-from unblemish.runtime.methods.autoencoder import AutoencoderEngine, OneWay
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.methods.energy_scores import SCORE_KINDS
-from unblemish.runtime.methods.latent import CodeEngines, LatentMethod
-from unblemish.runtime.methods.metric import typical_lengths
+from unblemish.runtime.methods.latent import LatentMethod
 from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
 from unblemish.runtime.restore import mean_trace, score_of, worst
 from unblemish.runtime.solvers.loop import Clock, share_of
@@ -242,61 +243,3 @@ class EnergySearch:
 
     def _native(self, maps: Float, job: Job) -> Float:
         return np.ascontiguousarray(self._geometry.to_native(maps, job.unit.shape)[:, :, 0])
-
-
-def load_autoencoder(
-    bundle: Bundle, backend: Backend, *, gradient: bool = True
-) -> AutoencoderEngine:
-    """Load the reconstruction, and its gradient if wanted. Raises: BundleError, BackendError."""
-    if not gradient:
-        return AutoencoderEngine(OneWay(backend.program(str(bundle.graph("reconstruct")))))
-    return AutoencoderEngine(
-        backend.pair(
-            str(bundle.graph("reconstruct_forward")), str(bundle.graph("reconstruct_backward"))
-        )
-    )
-
-
-def load_code_engines(bundle: Bundle, backend: Backend) -> CodeEngines:
-    """Load decoder, its gradient and encoder. Raises: BundleError, BackendError."""
-    manifest = bundle.manifest
-    if not {"generator_forward", "generator_backward", "encoder"} <= manifest.graphs.keys():
-        raise BundleError(
-            f"bundle {manifest.name} holds no decoder apart from its encoder, which "
-            "refine='latent' searches with. Export the checkpoint again with: unblemish export "
-            "CKPT --latent --out NAME.bundle"
-        )
-    engines = load_engines(bundle, backend)
-    return CodeEngines(engines.generator, engines.encode, manifest.model.latent_size)
-
-
-def latent_method(
-    bundle: Bundle, engines: CodeEngines, kernels: Kernels, schedule: str
-) -> LatentMethod:
-    """The search of the code. Raises: BundleError without settings."""
-    lengths = None if schedule == "paper" else typical_lengths(engines.decoder, engines.size)
-    return LatentMethod(engines, kernels, energy_settings(bundle), schedule, lengths)
-
-
-def energy_method(
-    bundle: Bundle,
-    engine: AutoencoderEngine,
-    kernels: Kernels,
-    schedule: str,
-    lam: float | None = None,
-) -> EnergyMethod:
-    """The method of a bundle; `lam` None for its own. Raises: BundleError without settings."""
-    p, settings = bundle.manifest.preprocess, energy_settings(bundle)
-    if lam is not None:
-        settings = settings.model_copy(update={"lam": lam})
-    return EnergyMethod(engine, kernels, settings, p.low, p.high, schedule)
-
-
-def energy_settings(bundle: Bundle) -> EnergySettings:
-    """The settings of the search. Raises: BundleError where the bundle has none."""
-    settings = bundle.manifest.energy
-    if settings is None:
-        raise BundleError(
-            f"bundle {bundle.manifest.name} has no settings of the energy. Export it again."
-        )
-    return settings

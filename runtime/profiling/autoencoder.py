@@ -8,13 +8,13 @@ import numpy as np
 
 from unblemish.bundle import Bundle
 from unblemish.kernels import Kernels, default_kernels
-from unblemish.runtime.backends import open_backend
-from unblemish.runtime.energy_search import (
+from unblemish.runtime.autoencoders import (
     energy_method,
     latent_method,
     load_autoencoder,
     load_code_engines,
 )
+from unblemish.runtime.backends import open_backend
 from unblemish.runtime.methods.energy import EnergyMethod
 from unblemish.runtime.methods.latent import LatentMethod
 from unblemish.runtime.profiling.timing import Times

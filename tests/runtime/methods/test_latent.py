@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.kernels import default_kernels
+from unblemish.runtime.autoencoders import latent_method, load_code_engines
 from unblemish.runtime.backends import open_backend
-from unblemish.runtime.energy_search import latent_method, load_code_engines
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.latent import LatentMethod
 
