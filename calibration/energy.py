@@ -18,6 +18,7 @@ from unblemish.runtime.found import Found
 from unblemish.runtime.inspector import Inspector
 
 _MARGIN = 2.0  # scores reach beyond those of the first few synthetic defects
+COMPARING = ("energy", "latent", "none")  # whose score compares the frame with another image
 _CODE_WEIGHTS = (0.01, 0.1, 1.0, 10.0)  # of -log p(z), seed 002, eq. 6
 _WEIGHTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the l1 distance, times the bundle's
 # Of the paper's schedule, one after the other, each with the best of those before: step sizes as
@@ -33,27 +34,50 @@ def prepare_energy(
     samples: Sequence[SyntheticDefect],
     progress: Callable[[], None],
 ) -> tuple[Bundle, Scope]:
-    """Settings of the steps, where they matter, and the weights of the l1 distance to try.
+    """Settings of score and steps, where they matter, and the weights of the l1 distance to try.
 
-    Without a search nothing hangs on the weight; maps of one pass have no range of their own.
+    DSSIM or the residual, what shows defects better differs from part to part; maps of one pass
+    are neither, and have no range of their own. Without a search nothing hangs on the weight.
 
     Args:
         search: what calibration searches with; an inspector is left with the bundle returned.
     Returns: the bundle, changed in memory alone, and the scope of the choice of lambda.
     """
-    p = bundle.manifest.preprocess
-    span = 1.0 if settings.score == "dssim" else p.high - p.low
     refine = getattr(search, "refine", "energy")
-    if refine == "energy":
-        if isinstance(search, Inspector) and search.schedule == "paper":
-            bundle = choose_steps(bundle, search, samples, progress)
-        return bundle, Scope(span, tuple((settings.lam or 1.0) * weight for weight in _WEIGHTS))
-    if refine == "latent":
-        return bundle, Scope(span, _CODE_WEIGHTS)
-    if refine != "none":
+    weights: tuple[float, ...] = (settings.lam or 1.0,)
+    if refine not in COMPARING:
         scores = (search.search(samples[i].image).score for i in range(min(FIRST, len(samples))))
-        span = _MARGIN * max(float(score.max()) for score in scores)
-    return bundle, Scope(span, (settings.lam or 1.0,))
+        return bundle, Scope(_MARGIN * max(float(score.max()) for score in scores), weights)
+    if isinstance(search, Inspector):
+        if refine == "energy" and search.schedule == "paper":
+            bundle = choose_steps(bundle, search, samples, progress)
+        bundle = choose_score(bundle, search, samples, progress)
+    if refine == "latent":
+        weights = _CODE_WEIGHTS
+    elif refine == "energy":
+        weights = tuple(weight * step for weight in weights for step in _WEIGHTS)
+    return bundle, Scope(_span(bundle), weights)
+
+
+def choose_score(
+    bundle: Bundle,
+    inspector: Inspector,
+    samples: Sequence[SyntheticDefect],
+    progress: Callable[[], None],
+) -> Bundle:
+    """Race what frame and projection are compared by, by the best Dice of every score map.
+
+    The inspector is left with the bundle returned.
+    """
+    options = [bundle.with_energy(score=score) for score in ("dssim", "l2")]
+    return race_bundles(options, inspector, samples[: 2 * FIRST], _best_dice, progress)
+
+
+def _span(bundle: Bundle) -> float:
+    """Range of the scores."""
+    p, settings = bundle.manifest.preprocess, bundle.manifest.energy
+    assert settings is not None
+    return 1.0 if settings.score == "dssim" else p.high - p.low
 
 
 def choose_steps(

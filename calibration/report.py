@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unblemish.calibration.energy import COMPARING
 from unblemish.calibration.result import CalibrationResult, Example
 from unblemish.calibration.thresholds import reject_threshold
 from unblemish.report.overlay import draw_overlay, png_bytes
@@ -53,6 +54,7 @@ def chosen_rows(result: CalibrationResult) -> list[tuple[str, str, str]]:
     how = f"best of {tried} by mean Dice" if tried > 1 else "by experience"
     return [
         *([(scalar, f"{result.lam:.4g}", how)] if scalar else []),
+        *_compared(result),
         ("smoothing", f"{c.smoothing_sigma:g} px", "sigma of the best mean Dice"),
         ("weights", result.view, _weights(result)),
         (
@@ -66,6 +68,15 @@ def chosen_rows(result: CalibrationResult) -> list[tuple[str, str, str]]:
         _judged(result),
         ("image threshold", f"{c.image_threshold:.4g}", _rate(result)),
     ]
+
+
+def _compared(result: CalibrationResult) -> list[tuple[str, str, str]]:
+    """What an autoencoder's frame and projection are compared by."""
+    energy = result.bundle.manifest.energy
+    if energy is None or result.calibration.refine not in COMPARING:
+        return []
+    names = {"dssim": "structural dissimilarity", "l2": "residual"}
+    return [("score", names[energy.score], "best Dice of the score maps")]
 
 
 def scalar_name(result: CalibrationResult) -> str | None:

@@ -10,7 +10,8 @@ import pytest
 
 from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
-from unblemish.calibration.report import scalar_name
+from unblemish.calibration.metrics import best_dice
+from unblemish.calibration.report import chosen_rows, scalar_name
 from unblemish.errors import BackendError, BundleError, ConfigError, ShapeError
 from unblemish.images import write_image
 from unblemish.runtime.inspection import Status
@@ -256,3 +257,28 @@ def test_without_gradients_only_the_reconstruction_is_loaded(
             assert np.isfinite(inspector.search(damaged(frame)).score).all()
     with pytest.raises(BackendError):
         Inspector.open(bundle, schedule="paper")
+
+
+def test_what_frame_and_projection_are_compared_by_is_calibrated(
+    make_energy_bundle: MakeBundle, tmp_path: Any
+) -> None:
+    rng, folder = np.random.default_rng(12), tmp_path / "normals"
+    folder.mkdir()
+    for index in range(12):
+        write_image(folder / f"{index}.png", part(rng))
+    bundle = make_energy_bundle(energy={"score": "dssim"})
+    result = calibrate(bundle, folder, images=16, false_reject=0.1)
+    chosen = result.bundle.manifest.energy
+    assert chosen is not None
+    # The window of DSSIM is two thirds of so small an image: the residual outlines better.
+    assert chosen.score == "l2"
+    assert ("score", "residual", "best Dice of the score maps") in chosen_rows(result)
+    frame, truth = part(rng), np.zeros((16, 16), np.bool_)
+    truth[BOX] = True
+    dices = {}
+    for score in ("dssim", "l2"):
+        with Inspector.open(result.bundle.with_energy(score=score)) as inspector:
+            best = best_dice(inspector.search(damaged(frame)).score, truth)
+            assert best is not None
+            dices[score] = best[0]
+    assert dices["l2"] > dices["dssim"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,11 +121,9 @@ def test_tensorrt_hands_what_it_cannot_run_to_the_rest_of_the_chain(
     def open_engines(*, fallback: Any) -> Any:
         return SimpleNamespace(name="tensorrt", fallback=fallback)
 
-    def load(name: str) -> Any:
-        return SimpleNamespace(TensorRtBackend=open_engines)
-
     machine(ALL, packages=TRT, gpu=GPU, broken=("ort-tensorrt",))
-    monkeypatch.setattr(choose.importlib, "import_module", load)
+    engines = SimpleNamespace(TensorRtBackend=open_engines)
+    monkeypatch.setitem(sys.modules, "unblemish.runtime.backends.tensorrt", engines)
     backend: Any = open_backend(bundle=bundle("fp16", ("engines/0.plan",)))
     assert backend.name == "tensorrt"
     assert backend.fallback().name == "ort-cuda"
