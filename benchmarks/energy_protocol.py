@@ -10,7 +10,7 @@ images: of the plain reconstruction, of the fast search, and with --paper of the
 (eq. 8, its settings: weight 0.05, step 0.5). --latent adds the search of
 the code (eq. 6). --scores adds the maps of table 2, --steps the AUROC
 after 1, 2, 5, ... steps of the standard and the tuned step and of the fast search. The bundle's
-weight of the distance is the default of `export`, uncalibrated.
+weight of the distance is the default of `export`, uncalibrated, or --lam.
 """
 
 from __future__ import annotations
@@ -108,6 +108,10 @@ def bundle_for(folder: Path, model: str, options: argparse.Namespace) -> Bundle:
 def _rows(bundle: Bundle, options: argparse.Namespace) -> dict[str, tuple[Bundle, dict[str, Any]]]:
     """What to measure: name -> bundle and how to open it."""
     search, paper = {"refine": "energy"}, {"refine": "energy", "schedule": "paper"}
+    if options.lam is not None:
+        bundle = bundle.with_energy(lam=_published(bundle, options.lam))
+    if options.score is not None:
+        bundle = bundle.with_energy(score=options.score)
     published = bundle.with_energy(lam=_published(bundle, LAM))
     rows: dict[str, tuple[Bundle, dict[str, Any]]] = {
         "plain": (bundle, {"refine": "none"}),
@@ -175,6 +179,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="take one image in so many")
     parser.add_argument("--paper", action="store_true")
     parser.add_argument("--latent", action="store_true")
+    parser.add_argument("--lam", type=float, help="weight of the distance beside a squared error")
+    parser.add_argument("--score", choices=("dssim", "l2"), help="what the map compares by")
     parser.add_argument("--scores", action="store_true")
     parser.add_argument("--steps", action="store_true")
     parser.add_argument("--figure", type=Path, help="a picture of --steps")
