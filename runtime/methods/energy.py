@@ -22,7 +22,9 @@ from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
 from unblemish.runtime.solvers.projected_step import ProjectedStep
 from unblemish.runtime.solvers.protocol import Bool, Double, Evaluation, Float, Index, Variables
 
-_FAST_STEPS = 5  # of the alternation: later turns hardly change a score (docs/benchmarks.md)
+# Passes of the fast schedule: later turns hardly change a score (docs/benchmarks-energy.md), while
+# a hole settles within some eight.
+_SEARCH_STEPS, _FILL_STEPS = 5, 20
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ class EnergyMethod:
         fast = self.schedule == "fast"
         loss = ReconstructionLoss(self.kernels, settings, self.high - self.low)
         problem = Energy(self.engine, loss, settings.lam, images, slope=not fast)
-        steps = max_steps or (_FAST_STEPS if fast else settings.max_steps)
+        fast_steps = _SEARCH_STEPS if free is None else _FILL_STEPS
+        steps = max_steps or (fast_steps if fast else settings.max_steps)
         limits = Limits(steps, settings.tolerance, deadline=deadline)
         if fast and free is not None:
             blending = Blending(free, self.low, self.high)

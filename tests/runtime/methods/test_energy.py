@@ -231,6 +231,15 @@ def test_a_known_mask_is_filled_as_the_linear_system_says() -> None:
     np.testing.assert_array_equal(found.images[~hole], x0[~hole])
 
 
+def test_a_known_mask_settles_within_the_steps_that_are_the_default() -> None:
+    model = Linear()
+    x0, hole = holed(model)
+    found = method(model, "fast").solve(x0, free=hole)
+    settled = method(model, "fast", tolerance=0.0).solve(x0, free=hole, max_steps=60)
+    assert set(found.status) == {Status.CONVERGED}
+    np.testing.assert_allclose(found.images, settled.images, atol=5e-3)
+
+
 def test_the_seam_is_the_energy_of_the_surface_between_image_and_reconstruction() -> None:
     model = Linear()
     x0, hole = holed(model)
