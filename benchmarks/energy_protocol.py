@@ -30,7 +30,7 @@ from unblemish.calibration.metrics.curves import ScoreCounts, best_dice
 from unblemish.calibration.training.options import TrainOptions
 from unblemish.calibration.training.run import train
 from unblemish.export.build import build_bundle
-from unblemish.export.energy_plan import ALPHA, LAM
+from unblemish.export.energy_plan import LAM
 from unblemish.export.options import ExportOptions
 from unblemish.runtime.inspector import Inspector
 
@@ -109,16 +109,16 @@ def _rows(bundle: Bundle, options: argparse.Namespace) -> dict[str, tuple[Bundle
     """What to measure: name -> bundle and how to open it."""
     search, paper = {"refine": "energy"}, {"refine": "energy", "schedule": "paper"}
     if options.lam is not None:
-        bundle = bundle.with_energy(lam=_published(bundle, options.lam))
+        bundle = bundle.with_energy(lam=published(bundle, options.lam))
     if options.score is not None:
         bundle = bundle.with_energy(score=options.score)
-    published = bundle.with_energy(lam=_published(bundle, LAM))
+    seeds = bundle.with_energy(lam=published(bundle))
     rows: dict[str, tuple[Bundle, dict[str, Any]]] = {
         "plain": (bundle, {"refine": "none"}),
         "energy": (bundle, search),
     }
     if options.paper:
-        rows["energy, paper"] = (published, paper)
+        rows["energy, paper"] = (seeds, paper)
     if options.latent:
         code = {"refine": "latent"}
         rows["code"] = (bundle, code)
@@ -131,7 +131,7 @@ def _rows(bundle: Bundle, options: argparse.Namespace) -> dict[str, tuple[Bundle
     if options.steps:
         for step in ("plain", "tuned"):
             alpha = energy_of(bundle).alpha
-            free = published.with_energy(
+            free = seeds.with_energy(
                 step=step, alpha=alpha / 10 if step == "plain" else alpha, **_NEVER
             )
             rows |= {f"{step} {n}": (free, {**paper, "max_steps": n}) for n in _CHECKPOINTS}
@@ -146,9 +146,10 @@ def energy_of(bundle: Bundle) -> EnergySettings:
     return bundle.manifest.energy
 
 
-def _published(bundle: Bundle, lam: float) -> float:
+def published(bundle: Bundle, lam: float = LAM) -> float:
     """The weight that does to a learned variance what `lam` does beside a squared error."""
-    return lam * ALPHA / energy_of(bundle).alpha
+    p = bundle.manifest.preprocess
+    return lam * (p.high - p.low) * energy_of(bundle).precision
 
 
 def measure(

@@ -30,11 +30,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+from energy_protocol import published
 from numpy.typing import NDArray
 from skimage import data
 from skimage.metrics import structural_similarity
 from skimage.restoration import inpaint_biharmonic
 
+from unblemish.bundle import Bundle
 from unblemish.images import list_images, read_image, write_image
 from unblemish.report.overlay import side_by_side
 from unblemish.runtime.holes import carried
@@ -110,7 +112,9 @@ class _Fillers:
     def __init__(self, bundle: Path, threads: int) -> None:
         self.ours = Inspector.open(bundle, threads=threads, refine="energy")
         self.plain = Inspector.open(bundle, threads=threads, refine="none")
-        self.paper = Inspector.open(bundle, threads=threads, refine="energy", schedule="paper")
+        opened = Bundle.open(bundle)
+        seeds = opened.with_energy(lam=published(opened))
+        self.paper = Inspector.open(seeds, threads=threads, refine="energy", schedule="paper")
 
     def __enter__(self) -> _Fillers:
         return self
