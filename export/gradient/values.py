@@ -166,10 +166,8 @@ class ValueTable:
 
     def _infer_from_vector(self, node: onnx.NodeProto) -> None:
         """Dimensions of a value that is shaped by a vector of sizes."""
-        position = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Resize": 3}.get(node.op_type)
-        if position is None or position >= len(node.input) or not node.input[position]:
-            return
-        vector = self.vector(node.input[position])
+        position = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}.get(node.op_type)
+        vector = None if position is None else self.vector(node.input[position])
         if vector is None:
             return
         have = self.value(node.input[0]).dims or ()
@@ -178,11 +176,6 @@ class ValueTable:
                 return
             copied = [d if d != 0 or i >= len(have) else have[i] for i, d in enumerate(vector)]
             self.declare(node.output[0], tuple(None if d == -1 else d for d in copied))
-        elif node.op_type == "Resize":
-            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-            kept = attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"
-            if not kept and not attributes.get("axes"):
-                self.declare(node.output[0], vector)
         elif node.op_type == "ConstantOfShape" or all(
             h == 1 or h == v for h, v in zip(have[::-1], vector[::-1], strict=False)
         ):
