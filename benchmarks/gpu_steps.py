@@ -27,9 +27,9 @@ from pggan_step import Problem, make_problem
 from torch_passes import generator_passes
 
 from unblemish.kernels.cuda import CudaKernels
+from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 from unblemish.runtime.device import DeviceInversion, Replay, Schedule, run
 from unblemish.runtime.device.inversion import GeneratorPasses
-from unblemish.runtime.device.onnxruntime_pass import cuda_session, ort_generator
 from unblemish.runtime.device.progress import Ends
 
 Step = Callable[[], object]
@@ -121,12 +121,13 @@ def passes_of(engine: str, problem: Problem, kernels: CudaKernels, batch: int) -
         network = problem.network.cuda()
         return generator_passes(kernels, network, batch, 512, (3, 128, 128))
     with tempfile.TemporaryDirectory() as folder:
-        sessions = []
+        paths = []
         for part in ("forward", "backward"):
-            path = Path(folder) / f"{part}.onnx"
-            onnx.save(problem.graphs[f"onnxruntime {part}"], str(path))
-            sessions.append(cuda_session(str(path), kernels.device))
-        return ort_generator(kernels.device, *sessions, batch=batch)
+            paths.append(str(Path(folder) / f"{part}.onnx"))
+            onnx.save(problem.graphs[f"onnxruntime {part}"], paths[-1])
+        engines = OrtDeviceBackend("ort-cuda").on_device(kernels)
+        z = kernels.device.zeros((batch, 512))
+        return GeneratorPasses.of(engines.pair(paths[0], paths[1], {"z": z}))
 
 
 def time_rgi(engine: str, batches: list[int], steps: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -28,6 +28,10 @@ from unblemish.runtime.backends.ort_session import (
 )
 from unblemish.runtime.backends.pairing import Wiring, check_feed, wire
 from unblemish.runtime.backends.protocol import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from unblemish.kernels.cuda import CudaKernels
+    from unblemish.runtime.device.engines import DeviceEngines
 
 NAMES = {"ort-cuda": CUDA, "ort-tensorrt": TENSORRT, "ort-cpu": CPU}
 """Name of the backend -> provider. 'ort-cpu' takes the same path on the host: tests run it."""
@@ -70,6 +74,20 @@ class OrtDeviceBackend:
     def pair(self, forward: str, backward: str, *, threads: int | None = None) -> OrtDevicePair:
         """Load a forward/backward pair. Raises: BackendError as `program`, or where they differ."""
         return OrtDevicePair(self._bound(forward, threads), self._bound(backward, threads))
+
+    def on_device(self, kernels: CudaKernels) -> DeviceEngines:
+        """See `DeviceBackend`; runs are not recorded by ONNX Runtime, nor by us."""
+        from unblemish.runtime.device.engines import DeviceEngines
+        from unblemish.runtime.device.onnxruntime_pass import OrtGraph
+
+        def load(path: str) -> OrtGraph:
+            options = provider_options(
+                self._provider, precision=self._precision, device=kernels.device.driver.device[1],
+                stream=kernels.stream,
+            )  # fmt: skip
+            return OrtGraph(kernels.device, open_session(path, self._threads, options))
+
+        return DeviceEngines(kernels, load)
 
     def _bound(self, path: str, threads: int | None) -> DeviceBound:
         """A session that is recorded, or one that is not where the engine says why it cannot be."""

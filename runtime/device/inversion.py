@@ -10,7 +10,7 @@ from unblemish.errors import ShapeError
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.steps import adam_steps
 from unblemish.kernels.device_array import DeviceArray
-from unblemish.runtime.device.passes import StreamPass
+from unblemish.runtime.device.passes import PassPair, StreamPass
 from unblemish.runtime.device.progress import Ends, Progress
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Float
@@ -31,6 +31,17 @@ class GeneratorPasses:
     image: DeviceArray
     cotangent: DeviceArray
     gradient: DeviceArray
+
+    @staticmethod
+    def of(pair: PassPair) -> GeneratorPasses:
+        """Of a pair that has one latent and one image."""
+        ((image, cotangent),) = pair.cotangents.items()
+        ((latent, gradient),) = pair.gradients.items()
+        forward = pair.forward
+        return GeneratorPasses(
+            forward, pair.backward, forward.inputs[latent], forward.outputs[image], cotangent,
+            gradient,
+        )  # fmt: skip
 
 
 class DeviceInversion:

@@ -12,32 +12,27 @@ from unblemish.errors import BackendError, ShapeError
 from unblemish.kernels.cuda.device import Device
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.backends.ort_session import specs_of
-from unblemish.runtime.backends.pairing import first_line, wire
+from unblemish.runtime.backends.pairing import first_line
 from unblemish.runtime.backends.protocol import TensorSpec
-from unblemish.runtime.device.inversion import GeneratorPasses
 
 _PLACES = {1: "cpu", 2: "cuda"}
 
 
-def cuda_session(path: str, device: Device) -> ort.InferenceSession:
-    """Open a graph on the GPU of `device`, its work put on that stream.
+class OrtGraph:
+    """A session on the kernels' device and stream. Implements `DeviceGraph`.
 
-    Raises: BackendError where this ONNX Runtime has no CUDA provider, or refuses the graph.
+    Args:
+        session: opened with the stream of the device.
     """
-    provider = "CUDAExecutionProvider"
-    if provider not in ort.get_available_providers():
-        raise BackendError(
-            f"ONNX Runtime {ort.__version__} has no {provider}. Install onnxruntime-gpu in place "
-            "of onnxruntime."
-        )
-    options = {
-        "device_id": str(device.driver.device[1]),
-        "user_compute_stream": str(device.driver.stream),
-    }
-    try:
-        return ort.InferenceSession(str(path), providers=[(provider, options)])
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-        raise BackendError(f"ONNX Runtime cannot load {path}: {first_line(error)}.") from error
+
+    def __init__(self, device: Device, session: ort.InferenceSession) -> None:
+        self._device, self._session = device, session
+        self.inputs = all_inputs(session)
+        self.outputs = specs_of(session.get_outputs())
+
+    def over(self, inputs: Mapping[str, DeviceArray]) -> OrtPass:
+        """See `DeviceGraph`."""
+        return OrtPass(self._device, self._session, inputs)
 
 
 class OrtPass:
@@ -118,34 +113,6 @@ def all_inputs(session: ort.InferenceSession) -> tuple[TensorSpec, ...]:
     """Inputs of a graph, those with a default included."""
     nodes = (*session.get_inputs(), *session.get_overridable_initializers())
     return specs_of(nodes)
-
-
-def ort_generator(
-    device: Device, forward: ort.InferenceSession, backward: ort.InferenceSession, batch: int
-) -> GeneratorPasses:
-    """Forward and backward graph of a generator with one input and one image, for one batch size.
-
-    What is kept for the way back stays where the forward pass wrote it.
-    Raises: BackendError where the graphs do not belong together; as `OrtPass`.
-    """
-    (spec,) = specs_of(forward.get_inputs())
-    z = device.zeros((batch, *(int(n) for n in spec.shape[1:])), spec.dtype)
-    there = OrtPass(device, forward, {spec.name: z})
-    wiring = wire(_Interface(forward), _Interface(backward))
-    (image,) = wiring.cotangents
-    cotangent = device.zeros(there.outputs[image].shape)
-    known = {spec.name: z, **there.outputs}
-    back = OrtPass(
-        device, backward, {**{n: known[n] for n in wiring.kept}, f"ct_{image}": cotangent}
-    )
-    ((gradient, _),) = wiring.gradients.items()
-    return GeneratorPasses(there, back, z, there.outputs[image], cotangent, back.outputs[gradient])
-
-
-class _Interface:
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self.inputs = all_inputs(session)
-        self.outputs = specs_of(session.get_outputs())
 
 
 def _place(device: tuple[int, int]) -> tuple[str, int]:

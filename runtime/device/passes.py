@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from unblemish.kernels.device_array import DeviceArray
@@ -22,3 +23,23 @@ class StreamPass(Protocol):
 
     def enqueue(self, stream: int) -> None:
         """Put the pass on a stream; returns before it has run."""
+
+
+@dataclass(frozen=True)
+class PassPair:
+    """A graph and its way back, for one batch size.
+
+    Args:
+        cotangents: output of `forward` -> where its cotangent is to be written.
+        gradients: input of `forward` -> where `backward` writes the gradient.
+    """
+
+    forward: StreamPass
+    backward: StreamPass
+    cotangents: Mapping[str, DeviceArray]
+    gradients: Mapping[str, DeviceArray]
+
+    @property
+    def capturable(self) -> bool:
+        """Whether both passes may be recorded."""
+        return self.forward.capturable and self.backward.capturable
