@@ -87,6 +87,14 @@ def gaussian_nll(
     _apart(where, outputs, {"x": x, "g": g, "log_scale": log_scale, "scale": scale})
 
 
+def half_variance(log_scale: Any, *, out: Any) -> None:
+    """Check the arguments of `CudaEnergyTerms.half_variance`. Raises: ShapeError."""
+    where = "half_variance"
+    shape = _image(where, log_scale, "log_scale")
+    _array(where, "out", out, shape, out=True)
+    _apart(where, {"out": out}, {"log_scale": log_scale})
+
+
 def energy_step(
     x: Any,
     start: Any,

@@ -61,3 +61,10 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     write_partial(partial, b, wide ? likelihood<4>(item, channels, plane) : likelihood<1>(item, channels, plane));
   }
 }
+
+// out = exp(2 s), a decoder's variance by its log standard deviation s; it may be infinite.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+    unblemish_half_variance(const float* __restrict__ log_scale, float* __restrict__ out, size_t count) {
+  using namespace unblemish::cuda;
+  for (size_t i = first(1); i < count; i += stride(1)) out[i] = unblemish::inverse_variance(-log_scale[i]);
+}

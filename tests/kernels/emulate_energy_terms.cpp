@@ -9,8 +9,10 @@
 EXPORT(dssim);
 EXPORT(dssim_gradient);
 EXPORT(energy_step);
+EXPORT(energy_step_scheduled);
 EXPORT(finish_norms);
 EXPORT(finish_sum);
 EXPORT(gaussian_nll);
+EXPORT(half_variance);
 EXPORT(dssim_wide);
 EXPORT(dssim_gradient_wide);
