@@ -199,9 +199,43 @@ class CudaEnergyTerms(Part):
             call.finish_norms(squared, largest, "squared_change", "largest_change")
 
     def half_variance(self, log_scale: Any, *, out: Any) -> None:
-        """Write exp(2 s) of every element s of `log_scale`, arrays of the same shape."""
+        """Write exp(2 s) of every element s of `log_scale`, (B, C, h, w) float32 both."""
         arrays = self._arrays(log_scale=log_scale, out=out)
         checks.half_variance(**arrays)
         count = arrays["out"].size
         with Call(self.device, arrays, written=("out",)) as call:
-            call.launch("half_variance", self.device.rows(1, count, 1), count=count)
+            call.launch("half_variance", self.device.rows(1, count), count=count)
+
+    def blend(
+        self,
+        x: Any,
+        made: Any,
+        free: Any,
+        *,
+        ended: Any,
+        roughness: Any,
+        largest_change: Any,
+        lower: float,
+        upper: float,
+    ) -> None:
+        """A turn of `Blending` in place: what holes hold becomes `made`, joined at the rim.
+
+        Args:
+            x, made: (B, C, h, w) float32. free: (B, 1, h, w) float32, 0 where pixels are known.
+            ended: (B,) int32; items where it is not 0 stay, and so do their results.
+            roughness: (B,) float64, written: that of x - made before, see `membrane.roughness`.
+            largest_change: (B,) float64, written: of x.
+        """
+        sums = {"roughness": roughness, "largest_change": largest_change}
+        arrays = self._arrays(x=x, made=made, free=free, ended=ended, **sums)
+        checks.blend(**arrays, lower=lower, upper=upper)
+        batch, channels, height, width = arrays["x"].shape
+        grid = (channels, batch)
+        with Call(self.device, arrays, written=sums, updated=("x",)) as call:
+            parts = call.partial("sum", batch, grid), call.partial("peak", batch, grid)
+            plates = self.device.scratch("plates", (5, *arrays["x"].shape), np.float32)
+            call.launch(
+                "blend", grid, roughness=parts[0], largest=parts[1], plates=plates, lower=lower,
+                upper=upper, height=height, width=width,
+            )  # fmt: skip
+            call.finish_norms(*parts, "roughness", "largest_change")

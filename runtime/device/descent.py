@@ -109,7 +109,7 @@ class DeviceDescent:
         self._descend()
         self.progress.settle(
             self._loss, extra=self._l1, change=self._loss if self.settings.stops else None,
-            rate=self._rate, slope=self._slope,
+            rate=self._rate, guard=self._slope,
         )  # fmt: skip
         self.progress.keep(self._before, self.best)
 

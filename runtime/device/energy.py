@@ -11,6 +11,7 @@ from unblemish.bundle import Bundle
 from unblemish.errors import BackendError
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.alternation import AlternationSettings, DeviceAlternation
+from unblemish.runtime.device.blending import DeviceBlending
 from unblemish.runtime.device.descent import DescentSettings, DeviceDescent
 from unblemish.runtime.device.engines import DeviceEngines
 from unblemish.runtime.device.loop import Schedule, run
@@ -20,6 +21,7 @@ from unblemish.runtime.device.replay import Replay
 from unblemish.runtime.methods.autoencoder import IMAGE
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.solvers.alternation import Alternation
+from unblemish.runtime.solvers.blending import Blending
 from unblemish.runtime.solvers.loop import Clock, Limits
 from unblemish.runtime.solvers.protocol import Bool, Float
 
@@ -27,11 +29,12 @@ _LOG = logging.getLogger("unblemish")
 _KEPT = 16  # steps: of every size of a batch, with known masks and without
 
 Shape = tuple[int, ...]
+EnergyStep = DeviceAlternation | DeviceBlending | DeviceDescent
 
 
 @dataclass(frozen=True)
 class _Held:
-    step: DeviceAlternation | DeviceDescent
+    step: EnergyStep
     replay: Replay
 
 
@@ -79,7 +82,7 @@ class EnergyOnDevice:
         self, method: EnergyMethod, shape: Shape, known: bool, limits: Limits
     ) -> _Held | None:
         """The step kept for these settings, or a new one; None where it has to run on the host."""
-        if (shape, method.schedule) in self._refused or (known and method.fast):
+        if (shape, method.schedule) in self._refused:
             return None
         key = shape, known, method.schedule, method.settings, limits.max_steps
         if key not in self._held:
@@ -94,15 +97,13 @@ class EnergyOnDevice:
             self._held[key] = _Held(step, Replay(self._engines.kernels.device, step))
         return self._held[key]
 
-    def _make(
-        self, method: EnergyMethod, shape: Shape, known: bool, limits: Limits
-    ) -> DeviceAlternation | DeviceDescent:
-        if method.fast:
-            return self._alternation(method, shape, limits)
-        return self._descent(method, shape, known, limits)
+    def _make(self, method: EnergyMethod, shape: Shape, known: bool, limits: Limits) -> EnergyStep:
+        """Raises: BackendError where the engines were not made for this shape."""
+        if not method.fast:
+            return self._descent(method, shape, known, limits)
+        return (self._blending if known else self._alternation)(method, shape, limits)
 
     def _alternation(self, method: EnergyMethod, shape: Shape, limits: Limits) -> DeviceAlternation:
-        """Raises: BackendError where the engine was not made for this shape."""
         engine, s = self._single(shape), method.settings
         settings = AlternationSettings(
             s.lam, method.loss.scale, method.low, method.high,
@@ -112,10 +113,15 @@ class EnergyOnDevice:
         ends = Ends.of(limits, least=Alternation.least)
         return DeviceAlternation(self._engines.kernels, engine, settings, ends)
 
+    def _blending(self, method: EnergyMethod, shape: Shape, limits: Limits) -> DeviceBlending:
+        ends = Ends.of(limits, least=Blending.least)
+        return DeviceBlending(
+            self._engines.kernels, self._single(shape), ends, lower=method.low, upper=method.high
+        )
+
     def _descent(
         self, method: EnergyMethod, shape: Shape, known: bool, limits: Limits
     ) -> DeviceDescent:
-        """Raises: BackendError where the engines were not made for this shape."""
         passes, s = self._pair(shape), method.settings
         stop = method.stop(passes.forward.inputs[IMAGE].size // shape[0])
         settings = DescentSettings(
