@@ -184,8 +184,9 @@ __device__ void relax(const Hole& hole, const Plate& a) {
 
 // x <- y + (x - y carried into the hole), kept between lower and upper; y: `made`, as x. free: (batch, plane). Items
 // that have `ended` stay as they are. plates: memory of 5 floats for each of x. roughness, largest: of x - y before,
-// and of the change, a number for every plane; unblemish_finish_norms ends both. gridDim = (channels, batch).
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+// and of the change, a number for every plane; unblemish_finish_norms ends both. gridDim = (channels, batch). Two
+// blocks on a multiprocessor, of few in all, leave registers enough to spill none.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 2)
     unblemish_blend(float* __restrict__ x, const float* __restrict__ made, const float* __restrict__ free,
                     const int* __restrict__ ended, float* plates, double* __restrict__ roughness,
                     double* __restrict__ largest, float lower, float upper, int height, int width) {
