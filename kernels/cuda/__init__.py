@@ -14,12 +14,13 @@ from unblemish.kernels.cuda.energy_terms import CudaEnergyTerms
 from unblemish.kernels.cuda.feature_terms import CudaFeatureTerms
 from unblemish.kernels.cuda.image_terms import CudaImageTerms
 from unblemish.kernels.cuda.part import planes
+from unblemish.kernels.cuda.rgi_terms import CudaRgiTerms
 from unblemish.kernels.cuda.steps import adam_step
 
 __all__ = ["CudaKernels", "Device"]
 
 
-class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms):
+class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms, CudaRgiTerms):
     """`Kernels` on an NVIDIA GPU.
 
     Every argument may be a NumPy array or an array on the device: a `DeviceArray`, or whatever has

@@ -2,12 +2,15 @@
 #include "emulate_cuda.hpp"
 
 #include "adam.cu"
+#include "latent_prior.cu"
+#include "lbfgs.cu"
 #include "norms.cu"
 #include "progress.cu"
 #include "project_ball.cu"
 #include "residual.cu"
 #include "rgi_closed_form.cu"
 #include "rgi_gradient.cu"
+#include "rgi_l1.cu"
 
 EXPORT(adam);
 EXPORT(all_finite);
@@ -18,8 +21,14 @@ EXPORT(project_ball);
 EXPORT(residual_l1);
 EXPORT(residual_l2);
 EXPORT(rgi_closed_form);
+EXPORT(rgi_closed_form_l1);
 EXPORT(rgi_gradient);
+EXPORT(rgi_gradient_l1);
 EXPORT(squared_distance);
 EXPORT(adam_scheduled);
 EXPORT(keep_rows);
+EXPORT(latent_prior);
+EXPORT(lbfgs_step);
+EXPORT(lbfgs_trial);
 EXPORT(settle);
+EXPORT(settle_stages);
