@@ -48,11 +48,13 @@ class DeviceInversion:
     """A step of Adam on latent and mask together, for one batch size.
 
     min over z and M of mean(((1 - M)(G(z) - x))^2) + lam / (C h w) sum |M|, M unconstrained. An
-    item whose value is not finite ends with the best it had.
+    item whose value or gradient is not finite ends with the best it had.
 
     Args:
         shared: one mask for all channels.
         rate: of both groups of variables.
+        norm: 'l1' for |(1 - M)(G(z) - x)| instead of the squares.
+        weight: of mean z^2.
     Source: seed 000, eq. 3, appendices D and G.
     """
 
@@ -64,8 +66,12 @@ class DeviceInversion:
         *,
         shared: bool = True,
         rate: float = 0.1,
+        norm: str = "l2",
+        weight: float = 0.0,
     ) -> None:
         self.kernels, self.passes = kernels, passes
+        self._differentiate = kernels.rgi_gradient if norm == "l2" else kernels.rgi_gradient_l1
+        self._weight = weight
         self.capturable = passes.forward.capturable and passes.backward.capturable
         device, image, z = kernels.device, passes.image, passes.latent
         batch = image.shape[0]
@@ -85,7 +91,7 @@ class DeviceInversion:
         Raises: ShapeError for other shapes than the engine's.
         """
         device, latent = self.kernels.device, self.passes.latent
-        if images.shape != self._x.shape or z.shape != latent.shape:
+        if images.shape != self._x.shape or z.size != latent.size:
             raise ShapeError(
                 f"images and latents must be {self._x.shape} and {latent.shape}, found "
                 f"{images.shape} and {z.shape}."
@@ -93,8 +99,8 @@ class DeviceInversion:
         scale = np.full(len(images), 1.0 / images[0].size)
         for array, host in (
             (self._x, images),
-            (latent, z),
-            (self.best[0], z),
+            (latent, z.reshape(latent.shape)),
+            (self.best[0], z.reshape(latent.shape)),
             (self._lam, lam),
             (self._scale, scale),
         ):
@@ -107,11 +113,14 @@ class DeviceInversion:
         """See `Step`."""
         kernels, p, mask = self.kernels, self.passes, self._mask
         p.forward.enqueue(kernels.stream)
-        kernels.rgi_gradient(
+        self._differentiate(
             self._x, p.image, mask, self._lam, self._scale, cotangent=p.cotangent,
             mask_gradient=self._mask_gradient, objective=self._objective,
         )  # fmt: skip
         p.backward.enqueue(kernels.stream)
+        kernels.latent_prior(
+            p.latent, self._weight, gradient=p.gradient, objective=self._objective
+        )
         self.progress.settle(self._objective)
         self.progress.keep(p.latent, self.best[0])
         self.progress.keep(mask, self.best[1])

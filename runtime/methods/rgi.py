@@ -81,7 +81,7 @@ class RgiMethod:
             outcome = self._paper(targets, z, each, limits, clock)
         else:
             outcome = self._fast(targets, z, each, limits, near, clock)
-        return _choose(outcome, owner, count)
+        return choose(outcome, owner, count)
 
     def inversion(self, targets: Targets, ladder: Float) -> Inversion:
         """The objective in z alone, lam by stage and item, (stages, N)."""
@@ -89,6 +89,11 @@ class RgiMethod:
         return Inversion(
             self.engine, loss, targets, ladder, self.shared, self.terms, self.latent_weight
         )
+
+    def rungs(self, *, near: bool = False, known: bool = False) -> Float:
+        """What lam is multiplied by, by stage; near, known: see `solve`."""
+        graduated = self.masked and not near and not known
+        return np.array(_LADDER if graduated else (1.0,), np.float32)
 
     def _fast(
         self, targets: Targets, z: Float, lam: Float, limits: Limits, near: bool, clock: Clock
@@ -98,9 +103,7 @@ class RgiMethod:
         A large lam masks little, so that the loss is close to plain least squares and forgives a
         poor start; every fall then lets the mask take what the manifold cannot explain.
         """
-        graduated = self.masked and not near
-        rungs = np.array(_LADDER if graduated else (1.0,), np.float32)
-        problem = self.inversion(targets, rungs[:, None] * lam[None])
+        problem = self.inversion(targets, self.rungs(near=near)[:, None] * lam[None])
         return run(
             problem, Lbfgs(scale=self.lengths), (z,), limits, groups=targets.of_item, clock=clock
         )
@@ -162,7 +165,7 @@ def unrefined(z: Float) -> Solution:
     )
 
 
-def _choose(outcome: Outcome, owner: Index, count: int) -> Solution:
+def choose(outcome: Outcome, owner: Index, count: int) -> Solution:
     """Per image the start that came furthest, and of those the lowest."""
     order = np.lexsort((outcome.value, -outcome.stage))
     winners = np.array([next(i for i in order if owner[i] == t) for t in range(count)], np.intp)
