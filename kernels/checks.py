@@ -72,15 +72,6 @@ def residual(
     _apart(where, {"cotangent": cotangent, "objective": objective}, inputs)
 
 
-def latent_prior(z: Any, *, gradient: Any, objective: Any) -> None:
-    """Check the arguments of `CudaKernels.latent_prior`. Raises: ShapeError."""
-    where = "latent_prior"
-    shape = _array(where, "z", z, None)
-    _array(where, "gradient", gradient, shape, out=True)
-    _array(where, "objective", objective, shape[:1], np.float64, out=True)
-    _apart(where, {"gradient": gradient, "objective": objective}, {"z": z})
-
-
 def adam(p: Any, grad: Any, m: Any, v: Any, *, step: int, lower: float, upper: float) -> None:
     """Check the arguments of `Kernels.adam`.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from unblemish.errors import ShapeError
@@ -13,19 +15,25 @@ from unblemish.runtime.device.inversion import GeneratorPasses
 from unblemish.runtime.device.lbfgs import DeviceLbfgs
 from unblemish.runtime.device.progress import Ends, Progress
 from unblemish.runtime.device.stages import StagedProgress
+from unblemish.runtime.device.terms import DeviceTerm
 from unblemish.runtime.solvers.lbfgs import Lbfgs
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Bool, Float, Index
 
 
 class _Objective:
-    """min over z of loss(x, G(z); lam) + weight mean z^2, for one batch size."""
+    """min over z of loss(x, G(z); lam) + further terms + weight mean z^2, for one batch size."""
 
     def __init__(
-        self, kernels: CudaKernels, passes: GeneratorPasses, loss: LossSettings, weight: float
+        self,
+        kernels: CudaKernels,
+        passes: GeneratorPasses,
+        loss: LossSettings,
+        weight: float,
+        terms: Sequence[DeviceTerm],
     ) -> None:
-        self.kernels, self.passes, self._weight = kernels, passes, weight
-        self.capturable = passes.forward.capturable and passes.backward.capturable
+        self.kernels, self.passes, self._weight, self._terms = kernels, passes, weight, terms
+        self.capturable = passes.capturable and all(term.pair.capturable for term in terms)
         self.loss = DeviceImageLoss(kernels, passes.image.shape, loss)
         self.best = kernels.device.empty(passes.latent.shape)
 
@@ -50,6 +58,11 @@ class _Objective:
         p, kernels = self.passes, self.kernels
         p.forward.enqueue(kernels.stream)
         self.loss.enqueue(p.image, lam, p.cotangent)
+        for term in self._terms:
+            term.enqueue(
+                self.loss.x, p.image, self.loss.mask, cotangent=p.cotangent,
+                objective=self.loss.objective,
+            )  # fmt: skip
         p.backward.enqueue(kernels.stream)
         kernels.latent_prior(
             p.latent, self._weight, gradient=p.gradient, objective=self.loss.objective
@@ -61,6 +74,7 @@ class DeviceLatentLbfgs:
 
     Args:
         weight: of mean z^2.
+        terms: whoever makes them begins them, after `start` or `go_on`.
     """
 
     def __init__(
@@ -72,9 +86,10 @@ class DeviceLatentLbfgs:
         ends: Ends,
         *,
         weight: float = 0.0,
+        terms: Sequence[DeviceTerm] = (),
     ) -> None:
-        self._objective = _Objective(kernels, passes, loss, weight)
-        self.capturable = self._objective.capturable
+        self._objective = _Objective(kernels, passes, loss, weight, terms)
+        self.capturable, self.x = self._objective.capturable, self._objective.loss.x
         self.solver = DeviceLbfgs(kernels.device, solver, passes.latent, passes.gradient)
         self.progress = StagedProgress(kernels.device, passes.latent.shape[0], ends)
 
@@ -140,7 +155,7 @@ class DeviceLatentLbfgs:
 
 
 class DeviceLatentAdam:
-    """A step of Adam on the latents, without a search for the mask."""
+    """A step of Adam on the latents, without a search for the mask; see `DeviceLatentLbfgs`."""
 
     def __init__(
         self,
@@ -151,9 +166,10 @@ class DeviceLatentAdam:
         *,
         rate: float = 0.1,
         weight: float = 0.0,
+        terms: Sequence[DeviceTerm] = (),
     ) -> None:
-        self._objective = _Objective(kernels, passes, loss, weight)
-        self.capturable = self._objective.capturable
+        self._objective = _Objective(kernels, passes, loss, weight, terms)
+        self.capturable, self.x = self._objective.capturable, self._objective.loss.x
         device, z = kernels.device, passes.latent
         self.progress = Progress(device, z.shape[0], ends)
         self._lam = device.empty((z.shape[0],))

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import BackendError, ShapeError
+from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.engines import DeviceEngines
 from unblemish.runtime.device.image_loss import LossSettings
 from unblemish.runtime.device.inversion import DeviceInversion, GeneratorPasses
 from unblemish.runtime.device.latent import DeviceLatentAdam, DeviceLatentLbfgs
 from unblemish.runtime.device.loop import Schedule, run
+from unblemish.runtime.device.passes import PassPair
 from unblemish.runtime.device.progress import Ends
 from unblemish.runtime.device.replay import Replay
+from unblemish.runtime.device.terms import DeviceTerm, device_term, graphs_of, sees_mask
 from unblemish.runtime.engines import tensor_of_role
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.rgi import PAPER_RATE, RgiMethod, Solution, choose
+from unblemish.runtime.methods.terms import ImageTerm
 from unblemish.runtime.solvers.lbfgs import Lbfgs
 from unblemish.runtime.solvers.loop import Clock, Limits, Outcome
 from unblemish.runtime.solvers.protocol import Bool, Float, Index
@@ -32,10 +38,16 @@ _AnyStep = DeviceLatentLbfgs | DeviceLatentAdam | DeviceInversion
 
 @dataclass
 class _Held:
-    """A step of one batch size, and how it is repeated."""
+    """A step of one batch size, how it is repeated, and the further terms of its objective."""
 
     step: _AnyStep
     replay: Replay
+    terms: tuple[DeviceTerm, ...]
+
+    def start_terms(self, method: RgiMethod) -> None:
+        """Behind the start of the step: the images are there."""
+        for ours, theirs in zip(self.terms, method.terms, strict=False):
+            ours.start(theirs, self.step.x)
 
 
 @dataclass
@@ -43,13 +55,14 @@ class _Size:
     """What is kept of one batch size."""
 
     passes: GeneratorPasses
-    held: dict[tuple[bool, Ends], _Held] = field(default_factory=dict)
+    held: dict[Hashable, _Held] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Job:
     """A batch of items: starts of images."""
 
+    method: RgiMethod
     images: Float  # (T, C, h, w)
     owner: Index  # (N,) which of them each item looks at
     z: Float  # (N, n)
@@ -59,8 +72,11 @@ class _Job:
     near: bool
     clock: Clock
 
-    def free_of(self, owner: Index) -> Bool | None:
-        return None if self.free is None else self.free[owner]
+    @property
+    def racing(self) -> bool:
+        """Whether starts of an image race."""
+        starts = len(self.z) > len(self.images)
+        return starts and self.limits.race > 0 and self.method.schedule != "paper"
 
 
 class RgiOnDevice:
@@ -73,7 +89,7 @@ class RgiOnDevice:
     def __init__(self, engines: DeviceEngines, bundle: Bundle) -> None:
         self._engines, self._bundle = engines, bundle
         self._sizes: dict[int, _Size] = {}
-        self._refused: set[int | str] = set()
+        self._refused: set[int] = set()
 
     def solve(
         self,
@@ -89,46 +105,35 @@ class RgiOnDevice:
     ) -> Solution:
         """See `RgiMethod.solve`."""
         count, each, size = starts.shape
-        owner = np.repeat(np.arange(count), each)
         job = _Job(
-            images, owner, np.ascontiguousarray(starts.reshape(-1, size), np.float32),
+            method, images, np.repeat(np.arange(count), each),
+            np.ascontiguousarray(starts.reshape(-1, size), np.float32),
             np.repeat(np.asarray(lam, np.float32), each), free, limits, near, clock,
         )  # fmt: skip
-        outcome = None if self._foreign(method) else self._search(method, job)
-        if outcome is None:
-            return method.solve(images, starts, lam, limits, near=near, free=free, clock=clock)
-        return choose(outcome, owner, count)
-
-    def _foreign(self, method: RgiMethod) -> bool:
-        """Whether the objective has terms that are not computed on the device."""
-        if method.terms and "terms" not in self._refused:
-            self._refused.add("terms")
-            kinds = ", ".join(type(term).__name__ for term in method.terms)
-            _LOG.warning("the search runs on the host: %s is not computed on the device", kinds)
-        return bool(method.terms)
-
-    def _search(self, method: RgiMethod, job: _Job) -> Outcome | None:
-        """None where it has to be done on the host."""
-        racing = method.schedule != "paper" and job.limits.race > 0 and len(job.z) > len(job.images)
-        first = self._held(method, job, len(job.z))
-        last = self._held(method, job, len(job.images)) if racing else first
+        first = self._held(job, len(job.z))
+        last = self._held(job, count) if job.racing else first
         if first is None or last is None:
-            return None
-        images, free = job.images[job.owner], job.free_of(job.owner)
-        if isinstance(first.step, DeviceInversion):
-            first.step.start(images, job.z, job.lam)
-        elif isinstance(first.step, DeviceLatentAdam):
-            first.step.start(images, job.z, job.lam, free)
+            return method.solve(images, starts, lam, limits, near=near, free=free, clock=clock)
+        self._start(first, job)
+        outcome = self._run(first, job, limits.race if job.racing else None)
+        if job.racing:
+            outcome = self._raced(first, last, job, outcome)
+        return choose(outcome, job.owner, count)
+
+    def _start(self, held: _Held, job: _Job) -> None:
+        step, images = held.step, job.images[job.owner]
+        free = None if job.free is None else job.free[job.owner]
+        if isinstance(step, DeviceInversion):
+            step.start(images, job.z, job.lam)
+        elif isinstance(step, DeviceLatentAdam):
+            step.start(images, job.z, job.lam, free)
         else:
-            rungs = method.rungs(near=job.near, known=free is not None)
-            first.step.start(
+            rungs = job.method.rungs(near=job.near, known=free is not None)
+            step.start(
                 images, job.z, job.lam, rungs=rungs, race=job.limits.race,
                 floor=job.limits.floor, free=free,
             )  # fmt: skip
-        outcome = self._run(first, job, job.limits.race if racing else None)
-        if isinstance(first.step, DeviceLatentLbfgs) and isinstance(last.step, DeviceLatentLbfgs):
-            return self._raced(first.step, last, job, outcome) if racing else outcome
-        return outcome
+        held.start_terms(job.method)
 
     def _run(self, held: _Held, job: _Job, most: int | None = None) -> Outcome:
         device = self._engines.kernels.device
@@ -137,44 +142,43 @@ class RgiOnDevice:
         z, *mask = outcome.best
         return replace(outcome, best=(z.reshape(len(z), -1), *mask))
 
-    def _raced(
-        self, step: DeviceLatentLbfgs, last: _Held, job: _Job, outcome: Outcome
-    ) -> Outcome:
+    def _raced(self, first: _Held, last: _Held, job: _Job, outcome: Outcome) -> Outcome:
         """Let only the best start of each image go on; see `solvers.loop`."""
+        assert isinstance(first.step, DeviceLatentLbfgs)
+        assert isinstance(last.step, DeviceLatentLbfgs)
         running = np.array([s is Status.DEADLINE for s in outcome.status])
         if not running.any() or int(outcome.steps[running].max()) < job.limits.race:
             return outcome
-        opening = np.where(running, step.progress.opening, np.nan)
-        of_image = [np.flatnonzero(job.owner == t) for t in range(len(job.images))]
-        idle = np.array([not running[rows].any() for rows in of_image])
+        opening = np.where(running, first.step.progress.opening, np.nan)
+        starts = np.arange(len(job.z)).reshape(len(job.images), -1)
+        idle: Bool = ~np.any(running[starts], axis=1)
         winners = np.array(
-            [rows[0] if end else rows[int(np.nanargmin(opening[rows]))]
-             for rows, end in zip(of_image, idle, strict=True)]
+            [rows[0 if none else int(np.nanargmin(opening[rows]))]
+             for rows, none in zip(starts, idle, strict=True)]
         )  # fmt: skip
         lost = running.copy()
         lost[winners] = False
         outcome.stage[lost], outcome.value[lost] = 0, opening[lost]
-        assert isinstance(last.step, DeviceLatentLbfgs)
-        last.step.go_on(step, winners, idle, job.images, job.free)
+        last.step.go_on(first.step, winners, idle, job.images, job.free)
+        last.start_terms(job.method)
         return _joined(outcome, lost, self._run(last, job), winners, ~idle)
 
-    def _held(self, method: RgiMethod, job: _Job, batch: int) -> _Held | None:
+    def _held(self, job: _Job, batch: int) -> _Held | None:
         """The step kept for a batch size, or a new one; None where it has to run on the host."""
         if batch in self._refused:
             return None
         known, ends = job.free is not None, Ends.of(replace(job.limits, floor=0.0))
         try:
-            size = self._size(batch, job)
+            size = self._size(batch)
             if (known, ends) not in size.held:
-                step = self._make(method, size.passes, known, ends)
-                size.held[known, ends] = _Held(step, Replay(self._engines.kernels.device, step))
+                size.held[known, ends] = self._make(job.method, size.passes, known, ends)
         except (BackendError, ShapeError) as error:
             self._refused.add(batch)
             _LOG.warning("batches of %d are searched on the host: %s", batch, error)
             return None
         return size.held[known, ends]
 
-    def _size(self, batch: int, job: _Job) -> _Size:
+    def _size(self, batch: int) -> _Size:
         """Raises: BackendError or ShapeError where the engines were not made for this size."""
         if batch not in self._sizes:
             while len(self._sizes) >= _KEPT:
@@ -185,28 +189,43 @@ class RgiOnDevice:
     def _passes(self, batch: int) -> GeneratorPasses:
         latent = tensor_of_role(self._bundle.manifest, "generator_forward", "latent", output=False)
         shape = batch, *(int(d) for d in latent.shape[1:])
-        pair = self._engines.pair(
-            str(self._bundle.graph("generator_forward")),
-            str(self._bundle.graph("generator_backward")),
-            {latent.name: self._engines.kernels.device.zeros(shape)},
-        )
-        return GeneratorPasses.of(pair)
+        zeros = self._engines.kernels.device.zeros(shape)
+        inputs = {latent.name: zeros}
+        return GeneratorPasses.of(self._pair("generator_forward", "generator_backward", inputs))
 
-    def _make(
-        self, method: RgiMethod, passes: GeneratorPasses, known: bool, ends: Ends
-    ) -> _AnyStep:
-        kernels = self._engines.kernels
+    def _pair(
+        self, there: GraphRole, back: GraphRole, inputs: Mapping[str, DeviceArray]
+    ) -> PassPair:
+        graph = self._bundle.graph
+        return self._engines.pair(str(graph(there)), str(graph(back)), inputs)
+
+    def _make(self, method: RgiMethod, passes: GeneratorPasses, known: bool, ends: Ends) -> _Held:
+        kernels, rate, weight = self._engines.kernels, PAPER_RATE, method.latent_weight
+        terms = () if known else tuple(self._term(term, passes) for term in method.terms)
         loss = LossSettings("l2" if known else method.norm, method.shared, method.masked, known)
-        weight = method.latent_weight
+        step: _AnyStep
         if method.schedule != "paper":
             solver = Lbfgs(scale=method.lengths)
-            return DeviceLatentLbfgs(kernels, passes, loss, solver, ends, weight=weight)
-        if known or not method.masked:
-            return DeviceLatentAdam(kernels, passes, loss, ends, rate=PAPER_RATE, weight=weight)
-        return DeviceInversion(
-            kernels, passes, ends, shared=method.shared, rate=PAPER_RATE, norm=method.norm,
-            weight=weight,
-        )  # fmt: skip
+            step = DeviceLatentLbfgs(
+                kernels, passes, loss, solver, ends, weight=weight, terms=terms
+            )
+        elif known or not method.masked:
+            step = DeviceLatentAdam(
+                kernels, passes, loss, ends, rate=rate, weight=weight, terms=terms
+            )
+        else:
+            step = DeviceInversion(
+                kernels, passes, ends, shared=method.shared, rate=rate, norm=method.norm,
+                weight=weight, terms=terms,
+            )  # fmt: skip
+        return _Held(step, Replay(kernels.device, step), terms)
+
+    def _term(self, term: ImageTerm, passes: GeneratorPasses) -> DeviceTerm:
+        kernels, image = self._engines.kernels, passes.image
+        entry = kernels.device.zeros(image.shape) if sees_mask(term) else image
+        there, back = graphs_of(term)
+        name = self._bundle.manifest.graphs[there].inputs[0].name
+        return device_term(kernels, self._pair(there, back, {name: entry}), term)
 
 
 def _joined(

@@ -2,6 +2,7 @@
 #include "emulate_cuda.hpp"
 
 #include "adam.cu"
+#include "further_terms.cu"
 #include "latent_prior.cu"
 #include "lbfgs.cu"
 #include "norms.cu"
@@ -13,7 +14,9 @@
 #include "rgi_l1.cu"
 
 EXPORT(adam);
+EXPORT(add_values);
 EXPORT(all_finite);
+EXPORT(disbelief);
 EXPORT(finish_norms);
 EXPORT(finish_sum);
 EXPORT(norms);
@@ -27,6 +30,7 @@ EXPORT(rgi_gradient_l1);
 EXPORT(squared_distance);
 EXPORT(adam_scheduled);
 EXPORT(keep_rows);
+EXPORT(keep_unmasked);
 EXPORT(latent_prior);
 EXPORT(lbfgs_step);
 EXPORT(lbfgs_trial);

@@ -55,6 +55,6 @@ def test_try(tiny_bundle: Bundle, kernels: Any, frames: Frames) -> None:
     for a, b in zip(host.many(frames(5)), ours.many(frames(5)), strict=True):
         print(a.status, b.status, a.steps, b.steps, a.objective, b.objective)
         n = min(len(a.trace), len(b.trace))
-        print(np.array(a.trace)[:n]/np.array(b.trace)[:n])
+        print(np.array(a.trace)[:n] / np.array(b.trace)[:n])
         same(b, a)
     assert ours._device._sizes
