@@ -134,7 +134,12 @@ class Search:
     @property
     def frames_at_once(self) -> int:
         """Frames that are worth searching together."""
-        return max(self._engines.batch // self._starter.starts, 1)
+        return max(self._batch // self._starter.starts, 1)
+
+    @property
+    def _batch(self) -> int:
+        """Items at once."""
+        return self._engines.batch if self._device is None else self._device.batch
 
     def reserve(self, pixels: int, seconds: float) -> None:
         """Note what the caller did afterwards: deadlines leave time for it."""
@@ -196,7 +201,7 @@ class Search:
         deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
         holed = open_hole(frame, mask, self._geometry, self.options.white)
         starts = self._starter.choose(holed.images, None, self._settings.lam)
-        per_batch = max(self._engines.batch // starts.z.shape[1], 1)
+        per_batch = max(self._batch // starts.z.shape[1], 1)
         edges = range(0, len(holed.images), per_batch)
         made = []
         for number, first in enumerate(edges):
@@ -229,7 +234,7 @@ class Search:
         images = np.concatenate([job.images for job in jobs])
         robust = lam if self._critic is None else self._settings.lam
         starts = self._starter.choose(images, _joined_previous(jobs), robust)
-        per_batch = max(self._engines.batch // starts.z.shape[1], 1)
+        per_batch = max(self._batch // starts.z.shape[1], 1)
         edges = list(range(0, len(images), per_batch))
         parts = []
         for number, first in enumerate(edges):

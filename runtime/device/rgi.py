@@ -22,16 +22,19 @@ from unblemish.runtime.device.passes import PassPair
 from unblemish.runtime.device.progress import Ends
 from unblemish.runtime.device.replay import Replay
 from unblemish.runtime.device.terms import DeviceTerm, device_term, graphs_of, sees_mask
-from unblemish.runtime.engines import tensor_of_role
+from unblemish.runtime.engines import batch_limit, tensor_of_role
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.rgi import PAPER_RATE, RgiMethod, Solution, choose
 from unblemish.runtime.methods.terms import ImageTerm
 from unblemish.runtime.solvers.lbfgs import Lbfgs
-from unblemish.runtime.solvers.loop import Clock, Limits, Outcome
+from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, share_of
 from unblemish.runtime.solvers.protocol import Bool, Float, Index
 
 _LOG = logging.getLogger("unblemish")
 _KEPT = 8  # batch sizes
+# Not measured on hardware: room for what is kept for the way back, and items that fill a large GPU.
+_BUDGET = 1 << 30
+_LARGEST = 64
 
 _AnyStep = DeviceLatentLbfgs | DeviceLatentAdam | DeviceInversion
 
@@ -83,13 +86,15 @@ class RgiOnDevice:
     """The search of `RgiMethod` on the GPU; the same ends, by the same rules.
 
     Stages are decided on the device; which start of an image goes on, by the host, once per batch.
-    What the engines cannot do is done by the method on the host, and one line of the log says why.
+    Batches that the engines were not made for are halved. What they cannot do at all is done by the
+    method on the host, and one line of the log says why.
     """
 
     def __init__(self, engines: DeviceEngines, bundle: Bundle) -> None:
         self._engines, self._bundle = engines, bundle
         self._sizes: dict[int, _Size] = {}
         self._refused: set[int] = set()
+        self.batch = batch_limit(bundle.manifest, _BUDGET, _LARGEST)  # items at once
 
     def solve(
         self,
@@ -111,14 +116,30 @@ class RgiOnDevice:
             np.repeat(np.asarray(lam, np.float32), each), free, limits, near, clock,
         )  # fmt: skip
         first = self._held(job, len(job.z))
-        last = self._held(job, count) if job.racing else first
-        if first is None or last is None:
+        last = self._held(job, count) if first is not None and job.racing else first
+        if first is not None and last is not None:
+            return choose(self._solved(first, last, job), job.owner, count)
+        if count == 1:
             return method.solve(images, starts, lam, limits, near=near, free=free, clock=clock)
+        parts = []
+        for number, rows in enumerate((slice(0, count // 2), slice(count // 2, count))):
+            until = share_of(limits.deadline, 2 - number, clock)
+            parts.append(
+                self.solve(
+                    method, images[rows], starts[rows], lam[rows], replace(limits, deadline=until),
+                    near=near, free=None if free is None else free[rows], clock=clock,
+                )
+            )  # fmt: skip
+        return Solution.joined(parts)
+
+    def _solved(self, first: _Held, last: _Held, job: _Job) -> Outcome:
+        began = time.perf_counter()
         self._start(first, job)
-        outcome = self._run(first, job, limits.race if job.racing else None)
+        outcome = self._run(first, job, job.limits.race if job.racing else None)
         if job.racing:
             outcome = self._raced(first, last, job, outcome)
-        return choose(outcome, job.owner, count)
+        job.method.engine.watch.add("device", began)
+        return outcome
 
     def _start(self, held: _Held, job: _Job) -> None:
         step, images = held.step, job.images[job.owner]
@@ -164,7 +185,7 @@ class RgiOnDevice:
         return _joined(outcome, lost, self._run(last, job), winners, ~idle)
 
     def _held(self, job: _Job, batch: int) -> _Held | None:
-        """The step kept for a batch size, or a new one; None where it has to run on the host."""
+        """The step kept for a batch size, or a new one; None where the engines refuse it."""
         if batch in self._refused:
             return None
         known, ends = job.free is not None, Ends.of(replace(job.limits, floor=0.0))
@@ -173,10 +194,18 @@ class RgiOnDevice:
             if (known, ends) not in size.held:
                 size.held[known, ends] = self._make(job.method, size.passes, known, ends)
         except (BackendError, ShapeError) as error:
-            self._refused.add(batch)
-            _LOG.warning("batches of %d are searched on the host: %s", batch, error)
+            self._refuse(job, batch, error)
             return None
         return size.held[known, ends]
+
+    def _refuse(self, job: _Job, batch: int, error: Exception) -> None:
+        """Images are halved as long as there are several; one line says what becomes of them."""
+        self._refused.add(batch)
+        self._engines.kernels.synchronise()  # what was made for the passes dies with `error`
+        if len(job.images) > 1:
+            _LOG.info("batches of %d are halved: %s", batch, error)
+        else:
+            _LOG.warning("latents are searched on the host: %s", error)
 
     def _size(self, batch: int) -> _Size:
         """Raises: BackendError or ShapeError where the engines were not made for this size."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,6 +151,19 @@ class Solution:
     steps: Index
     trace: tuple[Double, ...]
     images: Float | None = None
+
+    @staticmethod
+    def joined(parts: Sequence[Solution]) -> Solution:
+        """Solutions of several batches, none of which has `images`."""
+        masks = [part.mask for part in parts if part.mask is not None]
+        return Solution(
+            z=np.concatenate([part.z for part in parts]),
+            mask=np.concatenate(masks) if masks else None,
+            value=np.concatenate([part.value for part in parts]),
+            status=tuple(status for part in parts for status in part.status),
+            steps=np.concatenate([part.steps for part in parts]),
+            trace=tuple(trace for part in parts for trace in part.trace),
+        )
 
 
 def unrefined(z: Float) -> Solution:

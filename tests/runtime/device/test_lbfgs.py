@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unblemish.errors import ConfigError
 from unblemish.runtime.device.lbfgs import DeviceLbfgs
 from unblemish.runtime.solvers.lbfgs import Lbfgs
 
