@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
 // objective += weight mean softplus(-logit) over the `size` logits of an item, and the slope of each. One block per
 // item: gridDim = (items, 1). softplus(-t) = max(-t, 0) + log(1 + exp(-|t|)) neither overflows nor loses digits.
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
-    unblemish_disbelief(const float* __restrict__ logit, float weight, float* __restrict__ slope,
+    unblemish_disbelief(const float* __restrict__ logit, double weight, float* __restrict__ slope,
                         double* __restrict__ objective, size_t size) {
   using namespace unblemish::cuda;
   const size_t row = blockIdx.x * size;

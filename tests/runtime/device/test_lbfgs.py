@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unblemish.errors import ConfigError
 from unblemish.runtime.device.lbfgs import DeviceLbfgs
 from unblemish.runtime.solvers.lbfgs import Lbfgs
 
@@ -109,3 +110,53 @@ def test_steps_are_those_of_the_host(
     if function is walled:
         assert not np.any([row[1] for row in accepted])
         assert device.to_host(steps.solver.stuck)[1]
+
+
+def test_the_minimum_of_a_valley_is_found(any_kernels: Any) -> None:
+    start = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 7)).astype(np.float32)
+    steps = Steps(any_kernels.device, start, Lbfgs())
+    for _ in range(60):
+        steps.take(valley)
+    # Float32 gradients in a flat valley.
+    np.testing.assert_allclose(any_kernels.device.to_host(steps.query), 1.0, atol=1e-2)
+
+
+def test_an_item_that_has_ended_stays_as_it_is(kernels: Any) -> None:
+    device, start = kernels.device, np.full((3, 5), 0.4, np.float32)
+    steps = Steps(device, start, Lbfgs())
+    steps.take(bowl)
+    device.upload(steps.ended, np.array([0, 1, 0], np.int32))
+    before = {name: device.to_host(array) for name, array in steps.solver.arrays.items()}
+    for _ in range(3):
+        steps.take(bowl)
+    for name, array in steps.solver.arrays.items():
+        np.testing.assert_array_equal(device.to_host(array)[1], before[name][1])
+    query = device.to_host(steps.query)
+    assert (query[0] != before["query"][0]).any()
+    np.testing.assert_array_equal(query[0], query[2])
+
+
+def test_a_point_is_looked_at_again_when_the_objective_changes(kernels: Any) -> None:
+    device, start = kernels.device, np.full((2, 5), 0.4, np.float32)
+    steps = Steps(device, start, Lbfgs())
+    host = Lbfgs()
+    state = host.init((start,))
+    for _ in range(4):
+        query = steps.take(bowl)
+        value, gradient = bowl(query.astype(np.float64))
+        state = host.step(state, value, (gradient.astype(np.float32),))
+    rows = np.array([False, True])
+    state = host.restart(state, rows)
+    device.upload(steps.solver.fresh, rows.astype(np.int32))
+    steps.solver.aim(steps.ended)
+    for _ in range(4):
+        np.testing.assert_allclose(device.to_host(steps.query), state.query[0], atol=1e-5)
+        query = steps.take(valley)
+        value, gradient = valley(query.astype(np.float64))
+        state = host.step(state, value, (gradient.astype(np.float32),))
+
+
+def test_another_memory_is_refused(kernels: Any) -> None:
+    query = kernels.device.zeros((2, 5))
+    with pytest.raises(ConfigError, match="keeps 8 pairs; got 3"):
+        DeviceLbfgs(kernels.device, Lbfgs(memory=3), query, query)
