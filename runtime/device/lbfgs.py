@@ -30,58 +30,37 @@ class DeviceLbfgs:
     ) -> None:
         if solver.memory != _PAIRS:
             raise ConfigError(f"L-BFGS on the device keeps {_PAIRS} pairs; got {solver.memory}.")
-        self._device, self._solver, self._query = device, solver, query
+        self._device, self._solver, self._given = device, solver, gradient
         self.batch = query.shape[0]
         self.size = query.size // self.batch
-        row, pairs = (self.batch, self.size), (self.batch, _PAIRS, self.size)
-        self._rows = {name: device.empty(row, np.float64) for name in ("u", "trial")}
-        self._cleared = {
-            **{name: device.empty(row, np.float64) for name in ("gradient", "direction")},
-            **{name: device.empty(pairs, np.float64) for name in ("s", "y")},
-            "rho": device.empty((self.batch, _PAIRS), np.float64),
-            "newest": device.empty((self.batch,), np.int32),
-            "moved": device.empty((self.batch,), np.int32),
-            "stuck": device.empty((self.batch,), np.int32),
-        }
-        self._numbers = {name: device.empty((self.batch,), np.float64) for name in _NUMBERS}
-        self.fresh = device.empty((self.batch,), np.int32)
+        rows = ("u", "trial", "gradient", "direction")
+        reals: dict[str, tuple[int, ...]] = {name: (self.size,) for name in rows}
+        reals |= {"s": (_PAIRS, self.size), "y": (_PAIRS, self.size), "rho": (_PAIRS,)}
+        reals |= {"value": (), "length": (), "seen": ()}
+        flags = ("newest", "fresh", "moved", "stuck")
+        self._state = {n: device.empty((self.batch, *s), np.float64) for n, s in reals.items()}
+        self._state |= {name: device.empty((self.batch,), np.int32) for name in flags}
+        self.arrays = {**self._state, "query": query}  # all that is kept, rows in front
         self._scale = None if solver.scale is None else device.to_device(solver.scale)
-        self._given = gradient
-
-    @property
-    def seen(self) -> DeviceArray:
-        """Values (B,) of the last step, infinite where something was not finite."""
-        return self._numbers["seen"]
-
-    @property
-    def moved(self) -> DeviceArray:
-        """Items (B,) whose last step was taken."""
-        return self._cleared["moved"]
-
-    @property
-    def stuck(self) -> DeviceArray:
-        """Items (B,) that no further step can improve."""
-        return self._cleared["stuck"]
-
-    @property
-    def arrays(self) -> dict[str, DeviceArray]:
-        """Everything that is kept from step to step, rows in front."""
-        state = self._rows | self._cleared | self._numbers
-        return {**state, "fresh": self.fresh, "query": self._query}
+        # Values of the last step, infinite where something was not finite; whether it was taken,
+        # whether no other can help, and whether the query is to be looked at again.
+        self.seen, self.moved, self.stuck, self.fresh = (
+            self._state[name] for name in ("seen", "moved", "stuck", "fresh")
+        )
 
     def start(self, z: Float) -> None:
         """Begin at z, (B, n)."""
-        device = self._device
-        scale = 1.0 if self._solver.scale is None else self._solver.scale
-        u = z.reshape(self.batch, self.size) / np.asarray(scale, np.float64)
-        for array in self._rows.values():
-            device.upload(array, u)
-        for array in self._cleared.values():
+        device, batch = self._device, self.batch
+        for array in self._state.values():
             device.driver.fill(array.pointer, 0, array.nbytes // 4)
-        for name, value in _NUMBERS.items():
-            device.upload(self._numbers[name], np.full(self.batch, value))
-        device.upload(self.fresh, np.ones(self.batch, np.int32))
-        device.upload(self._query, np.asarray(z, np.float32).reshape(self._query.shape))
+        scale = np.ones(self.size) if self._solver.scale is None else self._solver.scale
+        u = z.reshape(batch, self.size) / scale
+        begin = {"u": u, "trial": u, "value": np.full(batch, np.inf), "length": np.ones(batch)}
+        for name, host in begin.items():
+            device.upload(self._state[name], host)
+        device.upload(self.fresh, np.ones(batch, np.int32))
+        query = self.arrays["query"]
+        device.upload(query, np.ascontiguousarray(z, np.float32).reshape(query.shape))
 
     def step(self, objective: DeviceArray, ended: DeviceArray) -> None:
         """Take in the values (B,) float64 and the gradients at the query."""
@@ -98,6 +77,3 @@ class DeviceLbfgs:
             "lbfgs_trial", self._device.rows(self.batch, self.size, 1), **self.arrays,
             scale=self._scale, ended=ended, batch=self.batch, size=self.size,
         )  # fmt: skip
-
-
-_NUMBERS = {"value": np.inf, "length": 1.0, "seen": np.inf}

@@ -21,8 +21,12 @@ ELEMENT = {"rtol": 2e-6, "atol": 2e-6}
 SUM = {"rtol": 2e-6}
 
 
-@pytest.fixture
-def kernels(make_driver: Any) -> CudaKernels:
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def kernels(request: pytest.FixtureRequest) -> CudaKernels:
+    if request.param == "gpu":
+        on_gpu: CudaKernels = request.getfixturevalue("gpu_kernels")
+        return on_gpu
+    make_driver = request.getfixturevalue("make_driver")
     return CudaKernels(driver=make_driver(multiprocessors=2))
 
 

@@ -89,7 +89,7 @@ def on_host(function: Function, start: Any, solver: Lbfgs, steps: int) -> list[A
 @pytest.mark.parametrize("function", [valley, bowl, waves, walled])
 @pytest.mark.parametrize("size", SIZES)
 def test_steps_are_those_of_the_host(
-    kernels: Any, function: Function, size: int, scaled: bool
+    any_kernels: Any, function: Function, size: int, scaled: bool
 ) -> None:
     rng = np.random.default_rng(size)
     start = rng.uniform(-1.0, 1.0, (3, size)).astype(np.float32)
@@ -97,8 +97,8 @@ def test_steps_are_those_of_the_host(
         start[1] = 30.0
     scale = rng.uniform(0.1, 2.0, size) if scaled else None
     solver = Lbfgs(scale=scale)
-    steps = Steps(kernels.device, start, solver)
-    device, accepted = kernels.device, []
+    device, accepted = any_kernels.device, []
+    steps = Steps(device, start, solver)
     # Where the curvature changes its sign, roundings grow from step to step.
     close = {"rtol": 0, "atol": 2e-4}
     for query, moved, stuck in on_host(function, start, solver, 16):
