@@ -34,7 +34,7 @@ class DeviceLbfgs:
         self.batch = query.shape[0]
         self.size = query.size // self.batch
         rows = ("u", "trial", "gradient", "direction")
-        reals: dict[str, tuple[int, ...]] = {name: (self.size,) for name in rows}
+        reals: dict[str, tuple[int, ...]] = dict.fromkeys(rows, (self.size,))
         reals |= {"s": (_PAIRS, self.size), "y": (_PAIRS, self.size), "rho": (_PAIRS,)}
         reals |= {"value": (), "length": (), "seen": ()}
         flags = ("newest", "fresh", "moved", "stuck")
