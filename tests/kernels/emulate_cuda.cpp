@@ -2,6 +2,7 @@
 #include "emulate_cuda.hpp"
 
 #include "adam.cu"
+#include "finetuning.cu"
 #include "norms.cu"
 #include "progress.cu"
 #include "project_ball.cu"
@@ -13,6 +14,7 @@ EXPORT(adam);
 EXPORT(all_finite);
 EXPORT(finish_norms);
 EXPORT(finish_sum);
+EXPORT(hold);
 EXPORT(norms);
 EXPORT(project_ball);
 EXPORT(residual_l1);
@@ -23,3 +25,4 @@ EXPORT(squared_distance);
 EXPORT(adam_scheduled);
 EXPORT(keep_rows);
 EXPORT(settle);
+EXPORT(void_rows);
