@@ -119,13 +119,12 @@ class TorchGraph(torch.nn.Module):
         Shapes, axes and the like stay on the host: to read them there would be to wait for the
         device in every pass.
         """
-        kept = _read_alone(self._nodes)
-        here = {slot for name, slot in self._slots.items() if name in kept}
-        here |= {
-            node.attributes["slot"]
-            for node in self._nodes
-            if node.op_type == "Constant" and node.outputs[0] in kept
-        }
+        computed = _computed_with(self._nodes, {spec.name for spec in self.outputs})
+        here = {slot for name, slot in self._slots.items() if name not in computed}
+        for node in self._nodes:
+            if node.outputs and node.outputs[0] not in computed:
+                here |= {node.attributes["slot"]} if node.op_type == "Constant" else set()
+                node.attributes["on_host"] = True
         for slot, parameter in self._parameters.items():
             if parameter is not None:
                 self._parameters[slot] = torch.nn.Parameter(parameter.detach().to(device))
@@ -322,16 +321,16 @@ def _setting_names(graph: onnx.GraphProto) -> set[str]:
     return {name for name, steers in uses.items() if steers == {True}}
 
 
-def _read_alone(nodes: Sequence[TorchNode]) -> set[str]:
-    """Names that nodes read as numbers and never compute with."""
-    uses: dict[str, set[bool]] = {}
-    for node in nodes:
-        places = _READ.get(node.op_type, frozenset())
-        for place, name in enumerate(node.inputs):
-            uses.setdefault(name, set()).add(place in places)
-        for name in _inner_names(node) if node.op_type == "If" else ():
-            uses.setdefault(name, set()).add(False)
-    return {name for name, read in uses.items() if read == {True}}
+def _computed_with(nodes: Sequence[TorchNode], outputs: set[str]) -> set[str]:
+    """Names whose values outputs are made of; of the others only numbers and shapes are read."""
+    found = set(outputs)
+    for node in reversed(nodes):
+        if node.op_type == "If":
+            found |= {*node.inputs, *_inner_names(node)}
+        elif node.op_type not in ("Shape", "Size") and found & set(node.outputs):
+            read = _READ.get(node.op_type, frozenset())
+            found |= {name for place, name in enumerate(node.inputs) if place not in read}
+    return found
 
 
 def _last_uses(nodes: Sequence[TorchNode], kept: set[str]) -> list[tuple[str, ...]]:

@@ -47,6 +47,7 @@ class DeviceFinetuner(Finetuner):
         began = time.perf_counter()
         image = inversion.targets.rows(np.array([t]))
         self.step.start(image, z, float(inversion.ladder[-1, t]))
+        self.step.kernels.synchronise()  # a step is timed by itself
         schedule = Schedule(_EVERY, deadline)
         seconds = run(self.step.kernels.device, self.replay, schedule, clock=clock)
         found = self.step.outcome(seconds)
