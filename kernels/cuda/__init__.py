@@ -171,6 +171,37 @@ class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms, CudaRgiTerm
             call.finish(partial, "squared")
             call.launch("project_ball", grid, **sizes)
 
+    def hold(
+        self, g: Any, before: Any, mask: Any, scale: Any, *, cotangent: Any, objective: Any
+    ) -> None:
+        """Add scale * sum (M (g - before))^2 to the objective, and its derivative to the cotangent.
+
+        Args:
+            g: (B, C, h, w) float32. before: as g; None for 0.
+            mask: M, (B, 1 or C, h, w); None for 1. scale: (B,).
+            cotangent: as g, added to. objective: (B,) float64, added to.
+        """
+        arrays = self._arrays(
+            g=g, before=before, mask=mask, scale=scale, cotangent=cotangent, objective=objective
+        )
+        checks.hold(**arrays)
+        shape, mask = arrays["g"].shape, arrays["mask"]
+        sizes = planes(shape, shape if mask is None else mask.shape)
+        grid = self.device.rows(sizes["batch"], sizes["plane"])
+        with Call(self.device, arrays, updated=("cotangent", "objective")) as call:
+            partial = call.partial("sum", sizes["batch"], grid)
+            call.launch("hold", grid, partial=partial, **sizes)
+            call.finish(partial, "objective", scale="scale", added=True)
+
+    def void_rows(self, x: Any, *, objective: Any) -> None:
+        """Make the objective, (B,) float64, NaN where a row of x, (B, ...), is not finite."""
+        arrays = self._arrays(x=x, objective=objective)
+        checks.void_rows(**arrays)
+        batch = arrays["x"].shape[0]
+        length = arrays["x"].size // batch
+        with Call(self.device, arrays, updated=("objective",)) as call:
+            call.launch("void_rows", self.device.rows(batch, length), batch=batch, length=length)
+
     def norms(self, x: Any, *, squared: Any, largest: Any) -> None:
         """See `Kernels`."""
         arrays = self._arrays(x=x, squared=squared, largest=largest)

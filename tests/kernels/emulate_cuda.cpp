@@ -2,8 +2,8 @@
 #include "emulate_cuda.hpp"
 
 #include "adam.cu"
+#include "finetuning.cu"
 #include "further_terms.cu"
-#include "latent_prior.cu"
 #include "lbfgs.cu"
 #include "norms.cu"
 #include "progress.cu"
@@ -19,6 +19,7 @@ EXPORT(all_finite);
 EXPORT(disbelief);
 EXPORT(finish_norms);
 EXPORT(finish_sum);
+EXPORT(hold);
 EXPORT(norms);
 EXPORT(project_ball);
 EXPORT(residual_l1);
@@ -31,8 +32,8 @@ EXPORT(squared_distance);
 EXPORT(adam_scheduled);
 EXPORT(keep_rows);
 EXPORT(keep_unmasked);
-EXPORT(latent_prior);
 EXPORT(lbfgs_step);
 EXPORT(lbfgs_trial);
 EXPORT(settle);
 EXPORT(settle_stages);
+EXPORT(void_rows);
