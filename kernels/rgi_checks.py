@@ -9,6 +9,15 @@ import numpy as np
 from unblemish.kernels.checks import _apart, _array, _image, _mask
 
 
+def latent_prior(z: Any, *, gradient: Any, objective: Any) -> None:
+    """Check the arguments of `CudaKernels.latent_prior`. Raises: ShapeError."""
+    where = "latent_prior"
+    shape = _array(where, "z", z, None)
+    _array(where, "gradient", gradient, shape, out=True)
+    _array(where, "objective", objective, shape[:1], np.float64, out=True)
+    _apart(where, {"gradient": gradient, "objective": objective}, {"z": z})
+
+
 def disbelief(logit: Any, *, slope: Any, objective: Any) -> None:
     """Check the arguments of `CudaKernels.disbelief`. Raises: ShapeError."""
     where = "disbelief"

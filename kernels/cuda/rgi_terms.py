@@ -1,4 +1,4 @@
-"""What RGI has on the device beside the protocol: absolute residuals and further terms."""
+"""What RGI has on the device beside the protocol: absolute residuals, priors, further terms."""
 
 from __future__ import annotations
 
@@ -54,6 +54,18 @@ class CudaRgiTerms(Part):
         partial = call.partial("sum", sizes["batch"], grid)
         call.launch(kernel, grid, partial=partial, **sizes)
         call.finish(partial, "objective", scale="scale")
+
+    def latent_prior(self, z: Any, weight: float, *, gradient: Any, objective: Any) -> None:
+        """Add weight mean z^2 to `objective` (B,) and its slope to `gradient`, (B, ...) as z.
+
+        The objective of an item whose gradient is not finite becomes infinite.
+        """
+        arrays = self._arrays(z=z, gradient=gradient, objective=objective)
+        rgi_checks.latent_prior(**arrays)
+        batch = arrays["z"].shape[0]
+        with Call(self.device, arrays, updated=("gradient", "objective")) as call:
+            size = arrays["z"].size // batch
+            call.launch("latent_prior", (batch, 1), weight=weight, size=size)
 
     def disbelief(self, logit: Any, weight: float, *, slope: Any, objective: Any) -> None:
         """Add weight mean softplus(-t) over the logits (B, ...) to `objective` (B,).

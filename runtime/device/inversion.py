@@ -13,7 +13,7 @@ from unblemish.kernels.cuda.steps import adam_steps
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.passes import PassPair, StreamPass
 from unblemish.runtime.device.progress import Ends, Progress
-from unblemish.runtime.device.terms import DeviceTerm, LatentPrior
+from unblemish.runtime.device.terms import DeviceTerm
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Float
 
@@ -80,8 +80,7 @@ class DeviceInversion:
     ) -> None:
         self.kernels, self.passes = kernels, passes
         self._differentiate = kernels.rgi_gradient if norm == "l2" else kernels.rgi_gradient_l1
-        self._terms = terms
-        self._prior = LatentPrior(kernels, passes.latent, passes.gradient, weight)
+        self._weight, self._terms = weight, terms
         self.capturable = passes.capturable and all(term.pair.capturable for term in terms)
         device, image, z = kernels.device, passes.image, passes.latent
         batch = image.shape[0]
@@ -130,7 +129,7 @@ class DeviceInversion:
         for term in self._terms:
             term.enqueue(self.x, p.image, mask, cotangent=p.cotangent, objective=self._objective)
         p.backward.enqueue(kernels.stream)
-        self._prior.enqueue(self._objective)
+        kernels.latent_prior(p.latent, self._weight, gradient=p.gradient, objective=self._objective)
         self.progress.settle(self._objective)
         self.progress.keep(p.latent, self.best[0])
         self.progress.keep(mask, self.best[1])

@@ -15,7 +15,7 @@ from unblemish.runtime.device.inversion import GeneratorPasses
 from unblemish.runtime.device.lbfgs import DeviceLbfgs
 from unblemish.runtime.device.progress import Ends, Progress
 from unblemish.runtime.device.stages import StagedProgress
-from unblemish.runtime.device.terms import DeviceTerm, LatentPrior
+from unblemish.runtime.device.terms import DeviceTerm
 from unblemish.runtime.solvers.lbfgs import Lbfgs
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Bool, Float, Index
@@ -32,8 +32,7 @@ class _Objective:
         weight: float,
         terms: Sequence[DeviceTerm],
     ) -> None:
-        self.kernels, self.passes, self._terms = kernels, passes, terms
-        self._prior = LatentPrior(kernels, passes.latent, passes.gradient, weight)
+        self.kernels, self.passes, self._weight, self._terms = kernels, passes, weight, terms
         self.capturable = passes.capturable and all(term.pair.capturable for term in terms)
         self.loss = DeviceImageLoss(kernels, passes.image.shape, loss)
         self.best = kernels.device.empty(passes.latent.shape)
@@ -65,7 +64,9 @@ class _Objective:
                 objective=self.loss.objective,
             )  # fmt: skip
         p.backward.enqueue(kernels.stream)
-        self._prior.enqueue(self.loss.objective)
+        kernels.latent_prior(
+            p.latent, self._weight, gradient=p.gradient, objective=self.loss.objective
+        )
 
 
 class DeviceLatentLbfgs:

@@ -158,31 +158,6 @@ class DeviceFeatureDistance(_Features):
         self._kernels.keep_unmasked(self._gradient, None, kept=cotangent, added=True)
 
 
-class LatentPrior:
-    """weight mean z^2 of every latent, and what is not finite in the gradient made known.
-
-    Args:
-        z, gradient: (B, ...).
-    """
-
-    def __init__(
-        self, kernels: CudaKernels, z: DeviceArray, gradient: DeviceArray, weight: float
-    ) -> None:
-        self._kernels, self._weight = kernels, weight
-        self._z, self._gradient = _as_rows(z), _as_rows(gradient)
-        batch = z.shape[0]
-        scale = np.full(batch, weight * batch / z.size, np.float32)
-        self._scale = kernels.device.to_device(scale)
-
-    def enqueue(self, objective: DeviceArray) -> None:
-        """Add to the objective (B,) and the gradient; NaN where the gradient is not finite."""
-        if self._weight:
-            self._kernels.hold(
-                self._z, None, None, self._scale, cotangent=self._gradient, objective=objective
-            )
-        self._kernels.void_rows(self._gradient, objective=objective)
-
-
 def graphs_of(term: ImageTerm) -> tuple[GraphRole, GraphRole]:
     """The graphs of a term in a bundle, there and back."""
     if isinstance(term, DiscriminatorTerm):

@@ -4,6 +4,7 @@
 #include "adam.cu"
 #include "finetuning.cu"
 #include "further_terms.cu"
+#include "latent_prior.cu"
 #include "lbfgs.cu"
 #include "norms.cu"
 #include "progress.cu"
@@ -32,8 +33,9 @@ EXPORT(squared_distance);
 EXPORT(adam_scheduled);
 EXPORT(keep_rows);
 EXPORT(keep_unmasked);
+EXPORT(latent_prior);
 EXPORT(lbfgs_step);
 EXPORT(lbfgs_trial);
 EXPORT(settle);
-EXPORT(settle_stages);
 EXPORT(void_rows);
+EXPORT(settle_stages);

@@ -128,6 +128,7 @@ def _latents(kernels: Any) -> list[Any]:
         solver.step(value, ended)
         solver.aim(ended)
     slope, sums = z.copy(), _doubles()
+    kernels.latent_prior(z, 0.3, gradient=slope, objective=sums)
     kernels.disbelief(z, 0.3, slope=slope, objective=sums)
     return [*(device.to_host(array) for array in solver.arrays.values()), slope, sums]
 

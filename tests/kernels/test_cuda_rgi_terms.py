@@ -12,6 +12,7 @@ from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.fallback import NumpyKernels
 from unblemish.runtime.methods.joint import _l1_gradient
 from unblemish.runtime.methods.losses import ProfileL1
+from unblemish.runtime.methods.terms import add_latent_prior
 
 SHAPES = [(1, 1, 1, 1), (3, 3, 9, 11), (2, 5, 7, 3), (2, 1, 33, 40)]
 
@@ -97,6 +98,21 @@ def test_gradient_l1_is_that_of_the_host(
     np.testing.assert_allclose(found["objective"], expected["objective"], **SUM)
 
 
+@pytest.mark.parametrize("size", [1, 5, 130, 512])
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_latent_prior_is_that_of_the_host(kernels: CudaKernels, size: int, weight: float) -> None:
+    rng = np.random.default_rng(size)
+    z, gradient = rng.normal(size=(2, 4, size)).astype(np.float32)
+    value = rng.normal(size=4)
+    gradient[2, size // 2] = np.nan
+    expected, slope = value.copy(), gradient.copy()
+    add_latent_prior(z, weight, gradient=slope, value=expected)
+    kernels.latent_prior(z, weight, gradient=gradient, objective=value)
+    expected[2] = np.inf
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient, slope, **ELEMENT)
+
+
 @pytest.mark.parametrize("size", [1, 19, 300])
 def test_disbelief_is_the_softplus_of_every_logit(kernels: CudaKernels, size: int) -> None:
     logit = np.random.default_rng(size).normal(0, 5, (3, size)).astype(np.float32)
@@ -134,9 +150,11 @@ def test_values_are_added(kernels: CudaKernels) -> None:
 
 
 def test_arrays_of_another_shape_are_refused(kernels: CudaKernels) -> None:
-    logit, value = np.zeros((3, 4), np.float32), np.zeros(3)
+    z, value = np.zeros((3, 4), np.float32), np.zeros(3)
+    with pytest.raises(ShapeError, match="latent_prior: gradient must have the shape"):
+        kernels.latent_prior(z, 0.1, gradient=z[:, :2].copy(), objective=value)
     with pytest.raises(ShapeError, match="disbelief: objective must have the shape"):
-        kernels.disbelief(logit, 0.1, slope=logit.copy(), objective=np.zeros(4))
+        kernels.disbelief(z, 0.1, slope=z.copy(), objective=np.zeros(4))
     image = np.zeros((3, 2, 4, 4), np.float32)
     with pytest.raises(ShapeError, match="keep_unmasked: mask"):
         kernels.keep_unmasked(image, np.zeros((3, 3, 4, 4), np.float32), kept=image.copy())
