@@ -63,7 +63,12 @@ def _energy(kernels: Any) -> list[Any]:
     kernels.gaussian_nll(
         x, g, s, scale, cotangent=direct, log_scale_cotangent=shown, objective=value
     )
-    return [*found, x, *sums, direct, shown, value]
+    free, ended = (s > 0.7).astype(np.float32), np.zeros(2, np.int32)
+    filled, rough, change = x.copy(), _doubles(), _doubles()
+    kernels.blend(
+        filled, g, free, ended=ended, roughness=rough, largest_change=change, lower=0.0, upper=1.0
+    )
+    return [*found, x, *sums, direct, shown, value, filled, rough, change]
 
 
 def _terms(kernels: Any) -> list[Any]:
@@ -107,6 +112,27 @@ def _features(kernels: Any) -> list[Any]:
     return [*found, index, distances, scores, slope, chosen]
 
 
+def _latents(kernels: Any) -> list[Any]:
+    from unblemish.runtime.device.lbfgs import DeviceLbfgs
+    from unblemish.runtime.solvers.lbfgs import Lbfgs
+
+    device, z = kernels.device, _random(2, 300)
+    query, gradient = device.empty(z.shape), device.empty(z.shape)
+    value, ended = device.empty((2,), np.float64), device.zeros((2,), np.int32)
+    solver = DeviceLbfgs(device, Lbfgs(scale=_random(300, dtype=np.float64)), query, gradient)
+    solver.start(z)
+    for _ in range(4):
+        asked = device.to_host(query)
+        device.upload(value, np.cos(3 * asked).sum(axis=1, dtype=np.float64))
+        device.upload(gradient, -3 * np.sin(3 * asked))
+        solver.step(value, ended)
+        solver.aim(ended)
+    slope, sums = z.copy(), _doubles()
+    kernels.latent_prior(z, 0.3, gradient=slope, objective=sums)
+    kernels.disbelief(z, 0.3, slope=slope, objective=sums)
+    return [*(device.to_host(array) for array in solver.arrays.values()), slope, sums]
+
+
 @pytest.fixture
 def orders(emulated: Callable[[str], CDLL]) -> Iterator[list[c_int]]:
     found = [c_int.in_dll(emulated(source), "emulation_order") for source in SOURCES]
@@ -115,7 +141,7 @@ def orders(emulated: Callable[[str], CDLL]) -> Iterator[list[c_int]]:
         order.value = 0
 
 
-@pytest.mark.parametrize("work", [_images, _energy, _terms, _features])
+@pytest.mark.parametrize("work", [_images, _energy, _terms, _features, _latents])
 def test_lanes_may_come_in_any_order(
     make_driver: Callable[..., EmulatedDriver], orders: list[c_int], work: Any
 ) -> None:
