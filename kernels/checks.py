@@ -72,19 +72,17 @@ def residual(
     _apart(where, {"cotangent": cotangent, "objective": objective}, inputs)
 
 
-def hold(g: Any, before: Any, mask: Any, scale: Any, *, cotangent: Any, objective: Any) -> None:
+def hold(
+    g: Any, before: Any, mask: Any, scale: Any, *, cotangent: Any, objective: Any
+) -> None:
     """Check the arguments of `CudaKernels.hold`. Raises: ShapeError."""
     shape = _image("hold", g, "g")
+    _array("hold", "before", before, shape)
+    _mask("hold", "mask", mask, shape)
     _per_item("hold", shape[0], scale=scale)
-    inputs = {"g": g, "scale": scale}
-    if before is not None:
-        _array("hold", "before", before, shape)
-        inputs["before"] = before
-    if mask is not None:
-        _mask("hold", "mask", mask, shape)
-        inputs["mask"] = mask
     _array("hold", "cotangent", cotangent, shape, out=True)
     _array("hold", "objective", objective, shape[:1], np.float64, out=True)
+    inputs = {"g": g, "before": before, "mask": mask, "scale": scale}
     _apart("hold", {"cotangent": cotangent, "objective": objective}, inputs)
 
 

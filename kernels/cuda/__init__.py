@@ -177,16 +177,14 @@ class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms, CudaRgiTerm
         """Add scale * sum (M (g - before))^2 to the objective, and its derivative to the cotangent.
 
         Args:
-            g: (B, C, h, w) float32. before: as g; None for 0.
-            mask: M, (B, 1 or C, h, w); None for 1. scale: (B,).
+            g, before: (B, C, h, w) float32. mask: M, (B, 1 or C, h, w). scale: (B,).
             cotangent: as g, added to. objective: (B,) float64, added to.
         """
         arrays = self._arrays(
             g=g, before=before, mask=mask, scale=scale, cotangent=cotangent, objective=objective
         )
         checks.hold(**arrays)
-        shape, mask = arrays["g"].shape, arrays["mask"]
-        sizes = planes(shape, shape if mask is None else mask.shape)
+        sizes = planes(arrays["g"].shape, arrays["mask"].shape)
         grid = self.device.rows(sizes["batch"], sizes["plane"])
         with Call(self.device, arrays, updated=("cotangent", "objective")) as call:
             partial = call.partial("sum", sizes["batch"], grid)

@@ -9,8 +9,8 @@ namespace unblemish::cuda {
 
 struct Held {
   const float* g;
-  const float* before;  // nullptr for 0
-  const float* mask;    // one row shared by the channels; nullptr for 1
+  const float* before;
+  const float* mask;  // one row shared by the channels
   float scale;
   float* cotangent;
 };
@@ -19,16 +19,12 @@ template <int Width>
 __device__ double hold(const Held a, int channels, size_t plane) {
   double sum = 0.0;
   for (size_t i = first(Width); i < plane; i += stride(Width)) {
-    Lanes<Width> weight;
-#pragma unroll
-    for (int k = 0; k < Width; ++k) weight.v[k] = 1.0f;
-    if (a.mask != nullptr) weight = load<Width>(a.mask + i);
+    Lanes<Width> weight = load<Width>(a.mask + i);
 #pragma unroll
     for (int k = 0; k < Width; ++k) weight.v[k] *= weight.v[k];
     for (int c = 0; c < channels; ++c) {
       const Lanes<Width> g = load<Width>(a.g + c * plane + i);
-      Lanes<Width> before{};
-      if (a.before != nullptr) before = load<Width>(a.before + c * plane + i);
+      const Lanes<Width> before = load<Width>(a.before + c * plane + i);
       Lanes<Width> cotangent = load<Width>(a.cotangent + c * plane + i);
 #pragma unroll
       for (int k = 0; k < Width; ++k) {
@@ -57,7 +53,7 @@ __device__ bool any_not_finite(const float* x, size_t length) {
 
 // Add scale sum (M (g - before))^2: its derivative to the cotangent, its partial sums for unblemish_finish_added_sum.
 //
-// mask: (batch, 1, plane) or nullptr for 1; per element as in unblemish_rgi_closed_form. before: nullptr for 0.
+// mask: (batch, 1, plane); per element as in unblemish_rgi_closed_form.
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     unblemish_hold(const float* __restrict__ g, const float* __restrict__ before, const float* __restrict__ mask,
                    const float* __restrict__ scale, float* __restrict__ cotangent, double* __restrict__ partial,
@@ -66,8 +62,7 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
   const bool wide = plane % 4 == 0 && aligned(g, before, mask, cotangent);
   for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
     const size_t image = b * channels * plane;
-    const Held item{g + image, before == nullptr ? nullptr : before + image,
-                    mask == nullptr ? nullptr : mask + b * plane, scale[b], cotangent + image};
+    const Held item{g + image, before + image, mask + b * plane, scale[b], cotangent + image};
     write_partial(partial, b, wide ? hold<4>(item, channels, plane) : hold<1>(item, channels, plane));
   }
 }

@@ -17,6 +17,7 @@ from unblemish.errors import BackendError, ShapeError
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.fallback import NumpyKernels
 from unblemish.runtime.backends.onnxruntime import OrtBackend
+from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 from unblemish.runtime.device import Schedule, run
 from unblemish.runtime.device.engines import DeviceEngines
 from unblemish.runtime.device.finetuner import Booked, DeviceFinetuner
@@ -182,6 +183,27 @@ def test_one_captured_step_serves_all_images(
     assert driver.waits == waits + 1  # at the end
     assert driver.allocations == allocations
     assert finetuner.replay.captured is capturable
+
+
+@pytest.mark.parametrize("by", ["graphs", "torch"])
+def test_nothing_but_flags_leaves_the_device_in_the_loop(
+    make_bundle: Any, kernels: Any, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    if by == "torch":
+        pytest.importorskip("torch")
+    bundle = _bundle(make_bundle, graphs=by == "graphs")
+    case, finetuner = _Case(bundle), _device(bundle, kernels)
+    driver, moved = kernels.device.driver, []
+    finetuner.step.start(case.images[:1], case.z[:1], 0.1)
+    upload, download = driver.upload, driver.download
+    monkeypatch.setattr(
+        driver, "upload", lambda *given: (moved.append(given[1].nbytes), upload(*given))
+    )
+    monkeypatch.setattr(
+        driver, "download", lambda *given: (moved.append(given[0].nbytes), download(*given))
+    )
+    run(kernels.device, finetuner.replay, Schedule(4))
+    assert moved == [4] * 4  # after the first iteration, and every four of the other eleven
 
 
 @pytest.mark.parametrize("by", ["graphs", "torch"])
@@ -362,6 +384,20 @@ def test_an_engine_that_refuses_leaves_it_to_the_host(
     found = load_finetuner(_bundle(make_bundle), OrtBackend(1), NumpyKernels(), device=engines)
     assert isinstance(found, HostFinetuner)
     assert "on the host: no engine was built for it." in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", ["graphs", "torch"])
+def test_finetuning_on_a_gpu_is_that_of_the_host(make_bundle: Any, by: str) -> None:
+    pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+    if by == "torch" and not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("torch has no CUDA here")
+    kernels, bundle = CudaKernels(), _bundle(make_bundle, graphs=by == "graphs")
+    case, host = _Case(bundle), _host(bundle)
+    engines = OrtDeviceBackend("ort-cuda", 1).on_device(kernels)
+    found = load_finetuner(bundle, OrtBackend(1), NumpyKernels(), threads=1, device=engines)
+    assert isinstance(found, DeviceFinetuner)
+    _assert_same(case.refined(found), case.refined(host))
 
 
 def test_torch_without_cuda_is_said(make_bundle: Any, kernels: Any, monkeypatch: Any) -> None:
