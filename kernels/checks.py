@@ -72,9 +72,7 @@ def residual(
     _apart(where, {"cotangent": cotangent, "objective": objective}, inputs)
 
 
-def hold(
-    g: Any, before: Any, mask: Any, scale: Any, *, cotangent: Any, objective: Any
-) -> None:
+def hold(g: Any, before: Any, mask: Any, scale: Any, *, cotangent: Any, objective: Any) -> None:
     """Check the arguments of `CudaKernels.hold`. Raises: ShapeError."""
     shape = _image("hold", g, "g")
     _array("hold", "before", before, shape)

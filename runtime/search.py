@@ -108,8 +108,9 @@ class Search:
         self._finetuner: Finetuner | None = None
         if self.refine == "rrgi":
             self._finetuner = load_finetuner(
-                bundle, backend, self._kernels, paper=self._paper, threads=self.options.threads
-            )
+                bundle, backend, self._kernels, paper=self._paper, threads=self.options.threads,
+                device=engines,
+            )  # fmt: skip
             self._finetuner.engine.watch = self._engines.generator.watch
 
     def __call__(
