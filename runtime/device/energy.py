@@ -91,8 +91,9 @@ class EnergyOnDevice:
             try:
                 step = self._make(method, shape, known, limits)
             except BackendError as error:
+                if not self._refused:
+                    _LOG.warning("batches of %d are searched on the host: %s", shape[0], error)
                 self._refused.add((shape, method.schedule))
-                _LOG.warning("batches of %d are searched on the host: %s", shape[0], error)
                 return None
             self._held[key] = _Held(step, Replay(self._engines.kernels.device, step))
         return self._held[key]

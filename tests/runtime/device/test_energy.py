@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from unblemish.runtime.autoencoders import energy_method, load_autoencoder
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.device.energy import EnergyOnDevice
 from unblemish.runtime.device.engines import DeviceEngines, device_engines
+from unblemish.runtime.device.passes import PassPair, StreamPass
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 
@@ -188,46 +190,56 @@ def test_steps_of_many_settings_are_not_kept_for_ever(
     assert max(pieces[20:]) <= pieces[20]
 
 
-class _Clock:
-    """A second for every kernel that has run."""
+class _Timed:
+    """A pass that takes a second."""
 
-    def __init__(self, driver: Any) -> None:
-        self.now, self._run = 0.0, driver.run_until
-        driver.run_until = self._waited
-        self._driver = driver
+    def __init__(self, inner: StreamPass, engines: _TimedEngines) -> None:
+        self.inputs, self.outputs, self.capturable = inner.inputs, inner.outputs, inner.capturable
+        self._inner, self._engines = inner, engines
 
-    def _waited(self, done: Callable[[], bool]) -> None:
-        def counted() -> bool:
-            over = done()
-            self.now += 0.0 if over else 1.0
-            return over
+    def enqueue(self, stream: int) -> None:
+        self._inner.enqueue(stream)
+        driver: Any = self._engines.kernels.device.driver
+        driver.enqueue(self._engines.tick)
 
-        self._run(counted)
 
-    def __call__(self) -> float:
-        return self.now
+class _TimedEngines(DeviceEngines):
+    now = 0.0
+
+    def tick(self) -> None:
+        self.now += 1.0
+
+    def single(self, path: str, inputs: Mapping[str, DeviceArray]) -> StreamPass:
+        return _Timed(super().single(path, inputs), self)
+
+    def pair(self, forward: str, backward: str, inputs: Mapping[str, DeviceArray]) -> PassPair:
+        found = super().pair(forward, backward, inputs)
+        return replace(found, forward=_Timed(found.forward, self))
 
 
 @pytest.mark.parametrize("schedule", ["fast", "paper"])
+@pytest.mark.parametrize(("seconds", "most"), [(0.0, 0), (1.5, 1), (4.2, 4)])
 def test_the_deadline_is_kept(
-    make_energy_bundle: MakeBundle, kernels: CudaKernels, schedule: str
+    make_energy_bundle: MakeBundle, kernels: CudaKernels, schedule: str, seconds: float, most: int
 ) -> None:
-    both = Both(make_energy_bundle(energy={"tolerance": 0.0}), kernels, schedule, lam=0.02)
-    images, clock = _images(3), _Clock(kernels.device.driver)
-    method = _without_engine(both.method)
-    both.device.solve(method, images, max_steps=40, clock=clock)  # made, and captured
-    began = clock()
-    whole = both.device.solve(method, images, max_steps=40, clock=clock)
-    took = clock() - began
-    began = clock()
-    part = both.device.solve(method, images, max_steps=40, clock=clock, deadline=began + 0.4 * took)
-    assert clock() <= began + 0.4 * took
-    assert Status.DEADLINE in part.status
-    assert 0 < part.steps.max() < whole.steps.max()
-    np.testing.assert_allclose(part.trace[0], whole.trace[0][: part.steps[0]], rtol=1e-6)
-    nothing = both.device.solve(method, images, clock=clock, deadline=clock() - 1)
-    assert set(nothing.status) == {Status.DEADLINE}
-    np.testing.assert_array_equal(nothing.images, images)
+    bundle = make_energy_bundle(energy={"tolerance": 0.0, "alpha": 0.3})
+    both, images = Both(bundle, kernels, schedule, lam=0.02), _images(3)
+    timed = _TimedEngines(kernels, EmulatedBackend().on_device(kernels)._load)
+    device, method = EnergyOnDevice(timed, bundle), _without_engine(both.method)
+
+    def clock() -> float:
+        return timed.now
+
+    whole = device.solve(method, images, max_steps=9, clock=clock)
+    assert whole.steps[0] > most  # made, captured, and longer than what follows
+    began = timed.now
+    part = device.solve(method, images, max_steps=9, clock=clock, deadline=began + seconds)
+    assert timed.now <= began + seconds
+    assert part.status[0] is Status.DEADLINE
+    assert part.steps[0] == most
+    np.testing.assert_allclose(part.trace[0], whole.trace[0][:most], rtol=1e-6)
+    if most == 0:
+        np.testing.assert_array_equal(part.images, images)
 
 
 class _SmallEngines(DeviceEngines):

@@ -17,6 +17,7 @@ from unblemish.errors import BackendError
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.engines import DeviceEngines, DeviceGraph
+from unblemish.runtime.device.finetuner import DeviceFinetuner
 from unblemish.runtime.device.passes import StreamPass
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.rgi import Solution, limits_for
@@ -125,6 +126,7 @@ def test_rrgi_goes_on_from_what_the_device_found(
     make_bundle: MakeBundle, kernels: Any, frames: Frames
 ) -> None:
     host, ours = both(make_bundle(finetune=True), kernels, refine="rrgi")
+    assert isinstance(ours._finetuner, DeviceFinetuner)
     found, expected = ours(frames(1)[0]), host(frames(1)[0])
     same(found, expected)
     assert found.steps > ours._settings.max_steps / 2
