@@ -60,11 +60,23 @@ def holes(kernels: CudaKernels) -> float:
     return float(np.abs(rough / expected - 1).max())
 
 
+def finetuning(kernels: CudaKernels) -> float:
+    """Largest relative error of what fine-tuning adds to an objective."""
+    rng = np.random.default_rng(0)
+    g, before, mask, slope = (rng.random((2, 3, 33, 35), dtype=np.float32) for _ in range(4))
+    scale, value = np.ones(2, np.float32), np.zeros(2)
+    kernels.hold(g, before, mask, scale, cotangent=slope, objective=value)
+    expected = np.square(mask.astype(np.float64) * (g - before)).sum(axis=(1, 2, 3))
+    kernels.void_rows(slope, objective=value)  # all of it is finite
+    return float(np.nan_to_num(np.abs(value / expected - 1), nan=np.inf).max())
+
+
 def main() -> None:
     kernels = CudaKernels()
     found = {job.name: error(job, Doubled(kernels)) for job in jobs()}
     found["frames"] = frames(kernels)
     found["holes"] = holes(kernels)
+    found["finetuning"] = finetuning(kernels)
     for name, value in found.items():
         print(f"{name:40} {value:.1e}{'' if value <= TOLERANCE else '   FAR OFF'}")
     sys.exit(int(max(found.values()) > TOLERANCE))
