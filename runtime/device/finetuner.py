@@ -9,13 +9,18 @@ import numpy as np
 
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import GraphRole
-from unblemish.bundle.searches import RgiSettings
-from unblemish.errors import BackendError
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.engines import DeviceEngines
 from unblemish.runtime.device.finetuning import DeviceFinetuning, WeightMemory, WeightPasses
+from unblemish.runtime.device.image_loss import LossSettings
 from unblemish.runtime.device.loop import Schedule, run
+from unblemish.runtime.device.passes import PassPair
 from unblemish.runtime.device.replay import Replay
+from unblemish.runtime.device.terms import (
+    DeviceDiscriminatorTerm,
+    DeviceFeatureTerm,
+    DeviceTerm,
+)
 from unblemish.runtime.engines import tensor_of_role
 from unblemish.runtime.methods.engine import Stopwatch
 from unblemish.runtime.methods.inversion import Inversion
@@ -51,7 +56,7 @@ class DeviceFinetuner(Finetuner):
         schedule = Schedule(_EVERY, deadline)
         seconds = run(self.step.kernels.device, self.replay, schedule, clock=clock)
         found = self.step.outcome(seconds)
-        self.engine.watch.add("finetune", began)
+        self.engine.watch.add("device", began)
         return found
 
 
@@ -62,29 +67,37 @@ def open_finetuner(
 
     Args:
         threads: of torch, where it is needed.
-    Raises: BackendError where the settings ask for what is on the host alone, or no engine takes
-        the generator there; MissingDependencyError where torch is needed and missing; BundleError.
+    Raises: BackendError or ModelError where no engine takes the generator or a term there;
+        MissingDependencyError where torch is needed and missing; BundleError.
     """
-    settings = bundle.manifest.rgi
-    _require_on_device(settings)
+    settings, kernels = bundle.manifest.rgi, engines.kernels
     by_graphs = "finetune_forward" in bundle.manifest.graphs
     passes, weights = _graphs(bundle, engines) if by_graphs else _torch(bundle, engines, threads)
     step = DeviceFinetuning(
-        engines.kernels, passes, weights, tuning, shared=settings.mask == "shared",
-        latent_weight=settings.latent_weight,
+        kernels, passes, weights, tuning,
+        LossSettings(settings.loss, shared=settings.mask == "shared"),
+        weight=settings.latent_weight, terms=_terms(bundle, engines, passes.generator.image),
     )  # fmt: skip
     return DeviceFinetuner(step)
 
 
-def _require_on_device(settings: RgiSettings) -> None:
-    asked = {
-        "the l1 loss": settings.loss != "l2",
-        "the discriminator's term": settings.discriminator_weight > 0,
-        "the perceptual term": settings.feature_weight > 0,
-    }
-    found = [name for name, wanted in asked.items() if wanted]
-    if found:
-        raise BackendError(f"{' and '.join(found)} cannot be minimised on the GPU.")
+def _terms(bundle: Bundle, engines: DeviceEngines, image: DeviceArray) -> list[DeviceTerm]:
+    """The further terms that the settings give weight to, as `load_engines` has them."""
+    settings, kernels = bundle.manifest.rgi, engines.kernels
+    terms: list[DeviceTerm] = []
+    if settings.discriminator_weight:
+        pair = _pair(bundle, engines, "discriminator", image)
+        terms.append(DeviceDiscriminatorTerm(kernels, pair, settings.discriminator_weight))
+    if settings.feature_weight:
+        pair = _pair(bundle, engines, "features", kernels.device.zeros(image.shape))
+        terms.append(DeviceFeatureTerm(kernels, pair, settings.feature_weight))
+    return terms
+
+
+def _pair(bundle: Bundle, engines: DeviceEngines, stem: str, entry: DeviceArray) -> PassPair:
+    there, back = (cast(GraphRole, f"{stem}_{way}") for way in ("forward", "backward"))
+    name = bundle.manifest.graphs[there].inputs[0].name
+    return engines.pair(str(bundle.graph(there)), str(bundle.graph(back)), {name: entry})
 
 
 def _graphs(bundle: Bundle, engines: DeviceEngines) -> tuple[WeightPasses, WeightMemory]:

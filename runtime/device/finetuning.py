@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,9 +13,11 @@ from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.device import Device
 from unblemish.kernels.cuda.steps import adam_steps
 from unblemish.kernels.device_array import DeviceArray
+from unblemish.runtime.device.image_loss import DeviceImageLoss, LossSettings
 from unblemish.runtime.device.inversion import GeneratorPasses
 from unblemish.runtime.device.passes import PassPair
 from unblemish.runtime.device.progress import Ends, Progress
+from unblemish.runtime.device.terms import DeviceTerm
 from unblemish.runtime.methods.rrgi import Tuning
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Float
@@ -75,7 +77,7 @@ class WeightPasses:
 
 
 class DeviceFinetuning:
-    """A step of Adam on latent and weights, the mask put in closed form (l2).
+    """A step of Adam on latent and weights, the mask put in closed form.
 
     The objective is that of `FinetuneInversion`. An evaluation whose value or gradient is not
     finite ends the search with the best weights it had.
@@ -83,8 +85,8 @@ class DeviceFinetuning:
     Args:
         weights: what the passes read, and the search moves in place. As they are now they are the
             start of every search.
-        shared: one mask for all channels.
-        latent_weight: weight of mean z^2.
+        loss: the norm, and whether one mask serves all channels.
+        weight: of mean z^2.
     """
 
     def __init__(
@@ -93,24 +95,19 @@ class DeviceFinetuning:
         passes: WeightPasses,
         weights: WeightMemory,
         tuning: Tuning,
+        loss: LossSettings,
         *,
-        shared: bool = True,
-        latent_weight: float = 0.0,
+        weight: float = 0.0,
+        terms: Sequence[DeviceTerm] = (),
     ) -> None:
         self.kernels, self.passes, self.weights = kernels, passes, weights
-        self._hold, self._latent_weight = tuning.hold, latent_weight
+        self._hold, self._weight, self._terms = tuning.hold, weight, terms
         device, image, z = kernels.device, passes.generator.image, passes.generator.latent
-        self.capturable = all(
-            one.capturable for one in (passes.generator.forward, passes.generator.backward)
-        )
+        self.capturable = passes.generator.capturable and all(t.pair.capturable for t in terms)
         self.progress = Progress(device, 1, Ends(tuning.steps))
-        self._x, self._before = device.empty(image.shape), device.empty(image.shape)
-        self._mask = device.empty((1, 1 if shared else image.shape[1], *image.shape[2:]))
-        self._lam, self._objective = device.empty((1,)), device.empty((1,), np.float64)
-        self._scale, self._hold_scale, self._prior_scale = (
-            device.to_device(np.full(1, number, np.float32))
-            for number in (1 / image.size, tuning.hold / image.size, latent_weight / z.size)
-        )
+        self._loss = DeviceImageLoss(kernels, image.shape, loss)
+        self._lam, self._before = device.empty((1,)), device.empty(image.shape)
+        self._hold_scale = device.to_device(np.full(1, tuning.hold / image.size, np.float32))
         self._exported, self._best_weights = (device.empty(weights.flat.shape) for _ in range(2))
         device.copy(self._exported, weights.flat)
         self._best_z = device.empty(z.shape)
@@ -126,13 +123,15 @@ class DeviceFinetuning:
         Raises: ShapeError for other shapes than the engine's.
         """
         device, p = self.kernels.device, self.passes.generator
-        if image.shape != self._x.shape or z.size != p.latent.size:
+        if image.shape != p.image.shape or z.size != p.latent.size:
             raise ShapeError(
-                f"image and latent must be {self._x.shape} and {p.latent.shape}, found "
+                f"image and latent must be {p.image.shape} and {p.latent.shape}, found "
                 f"{image.shape} and {z.shape}."
             )
-        for array, host in ((self._x, image), (p.latent, z), (self._best_z, z)):
-            device.upload(array, np.ascontiguousarray(host, np.float32).reshape(array.shape))
+        first = np.ascontiguousarray(z, np.float32).reshape(p.latent.shape)
+        for array in (p.latent, self._best_z):
+            device.upload(array, first)
+        self._loss.start(image)
         device.upload(self._lam, np.full(1, lam, np.float32))
         for flat in (self.weights.flat, self._best_weights):
             device.copy(flat, self._exported)
@@ -145,26 +144,19 @@ class DeviceFinetuning:
 
     def enqueue(self) -> None:
         """See `Step`."""
-        kernels, p = self.kernels, self.passes.generator
+        kernels, p, loss = self.kernels, self.passes.generator, self._loss
+        added = {"cotangent": p.cotangent, "objective": loss.objective}
         p.forward.enqueue(kernels.stream)
-        kernels.rgi_closed_form(
-            self._x, p.image, self._lam, self._scale, mask=self._mask, cotangent=p.cotangent,
-            objective=self._objective,
-        )  # fmt: skip
+        loss.enqueue(p.image, self._lam, p.cotangent)
+        for term in self._terms:
+            term.enqueue(loss.x, p.image, loss.mask, **added)
         if self._hold:
-            kernels.hold(
-                p.image, self._before, self._mask, self._hold_scale, cotangent=p.cotangent,
-                objective=self._objective,
-            )  # fmt: skip
+            kernels.hold(p.image, self._before, loss.mask, self._hold_scale, **added)
         p.backward.enqueue(kernels.stream)
-        if self._latent_weight:
-            kernels.hold(
-                _as_image(p.latent), None, None, self._prior_scale,
-                cotangent=_as_image(p.gradient), objective=self._objective,
-            )  # fmt: skip
-        for gradient in (p.gradient, *self.passes.gradients.values()):
-            kernels.void_rows(_as_row(gradient), objective=self._objective)
-        self.progress.settle(self._objective)
+        kernels.latent_prior(p.latent, self._weight, gradient=p.gradient, objective=loss.objective)
+        for gradient in self.passes.gradients.values():
+            kernels.void_rows(_as_row(gradient), objective=loss.objective)
+        self.progress.settle(loss.objective)
         self.progress.keep(p.latent, self._best_z)
         self.progress.keep(self.weights.flat, self._best_weights)
         self._move()
@@ -185,10 +177,6 @@ class DeviceFinetuning:
         image: Float = device.to_host(p.image)
         found = self.progress.outcome((self._best_z,), seconds)
         return image, replace(found, best=(found.best[0].reshape(1, -1),))
-
-
-def _as_image(z: DeviceArray) -> DeviceArray:
-    return replace(z, shape=(1, 1, 1, z.size), strides=(), owner=z)
 
 
 def _as_row(array: DeviceArray) -> DeviceArray:

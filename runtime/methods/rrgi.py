@@ -236,6 +236,7 @@ def load_finetuner(
         try:
             return open_finetuner(bundle, device, tuning, threads)
         except (BackendError, MissingDependencyError, ModelError) as error:
+            device.kernels.synchronise()  # what was made there dies with `error`
             _LOG.warning("R-RGI: the weights are fine-tuned on the host: %s", error)
     if "finetune_forward" in bundle.manifest.graphs and backend.name != "torch":
         engine, weights = _from_graphs(bundle, backend)
