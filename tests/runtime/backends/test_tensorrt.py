@@ -84,9 +84,7 @@ def build(world: Any, bundle: Bundle, **changes: Any) -> Bundle:
     from unblemish.export.engines.options import EngineOptions
 
     def run(name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        session = onnxruntime.InferenceSession(
-            world.models[name], providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(world.model, providers=["CPUExecutionProvider"])
         values = session.run(list(outputs), {n: np.array(a) for n, a in inputs.items()})
         for view, value in zip(outputs.values(), values, strict=True):
             view[...] = value
