@@ -97,14 +97,12 @@ class IExecutionContext(Checked):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._scratch: tuple[int, int] | None = None
-        self._warm: dict[str, tuple[int, ...]] | None = None  # shapes that it ran with
+        self._warm = False  # it ran since a shape was changed
         self._captured = False
 
     def _open(self, what: str) -> None:
         if self._captured:
-            raise ViolationError(
-                f"IExecutionContext.{what} after it was captured: a graph holds it"
-            )
+            raise ViolationError(f"{what} after the context was captured: a graph holds it")
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self._open("set_device_memory")
@@ -128,6 +126,7 @@ class IExecutionContext(Checked):
             low <= d <= high for low, d, high in zip(least, shape, most, strict=True)
         ):
             return False
+        self._warm = self._warm and self._shapes.get(name) == shape
         self._shapes[name] = shape
         return True
 
@@ -174,11 +173,11 @@ class IExecutionContext(Checked):
         if self._managed and self._scratch is None and self._plan["scratch"]:
             raise ViolationError("executed before it was given its memory")
         if not device.capturing:
-            self._warm = dict(self._shapes)
+            self._warm = True
         elif self._plan["name"] in self.world.uncapturable:
             fail(self, self._log, "an operation is not permitted while the stream is capturing")
             return False
-        elif self._warm != self._shapes:
+        elif not self._warm:
             raise ViolationError("captured before it ran once with these shapes")
         else:
             self._captured = True

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from tensorrt_results import compute
 
 from unblemish.bundle import Bundle, write_bundle
 from unblemish.errors import ModelError, UnsupportedOperatorError
@@ -17,24 +17,6 @@ from unblemish.export.engines.options import EngineOptions
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 
 NEWEST = pytest.mark.parametrize("tensorrt", ["11.4.0.5"], indirect=True)
-
-
-def compute(world: Any) -> Any:
-    """Lets the double's engines give what ONNX Runtime makes of the graphs they were built of."""
-
-    sessions: dict[bytes, Any] = {}
-
-    def run(name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        if world.model not in sessions:
-            sessions[world.model] = onnxruntime.InferenceSession(
-                world.model, providers=["CPUExecutionProvider"]
-            )
-        session = sessions[world.model]
-        values = session.run(list(outputs), {n: np.array(a) for n, a in inputs.items()})
-        for view, value in zip(outputs.values(), values, strict=True):
-            view[...] = value
-
-    return run
 
 
 @pytest.fixture
