@@ -136,8 +136,8 @@ class Family:
         """None where the graphs depend on the batch."""
         opened = [open_batch(*ways) for ways in zip(*map(self._fixed, BATCHES), strict=True)]
         height, width = self._sides
-        most = max(self.options.batch, BATCH_PIXELS // (height * width))
-        batches = 1, min(self.options.usual_batch, most), most
+        crops = BATCH_PIXELS // (height * width) if _is_cropped(self.roles) else 1
+        batches = 1, self.options.usual_batch, max(self.options.batch, crops)
         graphs = [(one[0], _at_batches(one[1], batches)) for one in opened if one is not None]
         return graphs if len(graphs) == len(self.roles) else None
 
@@ -178,9 +178,14 @@ def sizes_of(
     if not any(isinstance(d, str) for t in inputs if _is_image(t) for d in t.shape[2:]):
         return (None,)
     p, detector = manifest.preprocess, manifest.detector
-    if options.sizes or detector is None or not roles[0].startswith("features"):
+    if options.sizes or detector is None or not _is_cropped(roles):
         return options.sizes or ((p.height, p.width),)
     return crop_sizes(p.height, p.width, detector.align)
+
+
+def _is_cropped(roles: tuple[GraphRole, ...]) -> bool:
+    """Whether a search looks at crops by these graphs, as many at once as `BATCH_PIXELS` holds."""
+    return roles[0].startswith("features")
 
 
 def _is_image(tensor: Tensor) -> bool:

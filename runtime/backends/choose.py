@@ -153,6 +153,13 @@ def _engines_obstacle(bundle: Bundle | None) -> Obstacle | None:
     )
 
 
+def engines_there(bundle: Bundle) -> str:
+    """How many of a bundle's graphs have engines for this device. Raises: as `_this_device`."""
+    manifest, device = bundle.manifest, _this_device()
+    count = sum(bool(find_engines(manifest, [role], device)) for role in manifest.graphs)
+    return f"engines of {count} of {len(manifest.graphs)} graphs"
+
+
 def _this_device() -> Device:
     """Raises: MissingDependencyError where TensorRT does not load."""
     from unblemish.runtime.backends.tensorrt_log import version

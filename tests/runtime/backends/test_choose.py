@@ -193,6 +193,9 @@ def test_doctor_says_what_engines_there_are(machine: Any) -> None:
     assert finding.state == "absent"
     assert "compute capability 8.7" in finding.detail
     assert finding.advice == "unblemish build-engines part.bundle"
+    finding = _chain(bundle(engines=(engine(),)))[0]
+    assert finding.state == "works"
+    assert finding.detail == "engines of 1 of 1 graphs, runs with --backend auto"
 
 
 def test_tensorrt_hands_what_it_cannot_run_to_the_rest_of_the_chain(
