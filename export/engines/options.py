@@ -16,7 +16,8 @@ class EngineOptions:
     """Settings of one build.
 
     Args:
-        batch: most items that go through an engine at once; fewer always fit.
+        batch: most items that go through an engine at once; fewer always fit. Searches on the
+            device take up to 64.
         usual_batch: what it is tuned for.
         sizes: (height, width) of images that graphs of any size are built for; () for the model's
             and those of the crops that a search cuts from it.
@@ -32,7 +33,7 @@ class EngineOptions:
         again: build also what is there already.
     """
 
-    batch: int = 16
+    batch: int = 64
     usual_batch: int = 4
     sizes: tuple[tuple[int, int], ...] = ()
     workspace: int = 1 << 30

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from unblemish.bundle.manifest import Preprocess
 from unblemish.bundle.searches import F2padSettings, Polarity
-from unblemish.runtime.crops import BATCH_PIXELS
 from unblemish.runtime.detectors.crops import CropCells
 from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.inspection import Status
@@ -43,6 +42,7 @@ Bool = NDArray[np.bool_]
 
 _HINGE = 0.5  # of the usual level of cells: scores below say nothing
 _CELL = 16  # model px that J counts as one cell, whatever the detector's stride
+_PIXELS = 2 * 224 * 224  # model px of a batch of forward passes
 _ODD = 4.0  # beta that a pixel of a colour that no normal part has costs unless it is flagged
 _ROUNDS = 3  # of going on from the best mask to its neighbours
 
@@ -108,7 +108,7 @@ class _Comparison:
         return Choice(masks[at], filled[at], float(values[at]), before.empty, tried)
 
     def _values(self, filled: Float, masks: Sequence[Bool]) -> Double:
-        step = max(BATCH_PIXELS // self.view.images[0, 0].size, 1)
+        step = max(_PIXELS // self.view.images[0, 0].size, 1)
         space, units = Workspace(), filled / np.float32(self.unit)
         features = []
         for first in range(0, len(filled), step):

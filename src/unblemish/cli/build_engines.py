@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def build_engines(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder; the engines are added to it.")],
-    batch: Annotated[int, typer.Option(min=1, help="Most items at once.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Most items at once.")] = 64,
     usual_batch: Annotated[int, typer.Option(min=1, help="What the engines are tuned for.")] = 4,
     size: Annotated[
         list[str] | None,
