@@ -10,6 +10,7 @@ after it was captured, or gone when the graph is launched.
 from __future__ import annotations
 
 import enum
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +34,7 @@ def make(version: str) -> tuple[ModuleType, World]:
     """A module that stands for `tensorrt` of this version, and what happens in it."""
     world, module = World(version), ModuleType("tensorrt")
     module.__dict__["__version__"] = version
+    module.__spec__ = ModuleSpec("tensorrt", None)  # `find_spec` asks for it
     for name in _ENUMS:
         setattr(module, name, enumeration(world, name))
     for source, names in ((building, _BUILDING), (running, _RUNNING)):

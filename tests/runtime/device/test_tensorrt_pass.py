@@ -258,3 +258,20 @@ def test_graph_is_known_before_it_is_bound(built: Any, kernels: Any) -> None:
     assert [spec.name for spec in graph.inputs] == ["z"]
     with pytest.raises(BackendError, match=r"\(9, 5\) is outside"):
         graph.over({"z": kernels.device.zeros((9, 5))})
+
+
+@pytest.mark.gpu
+def test_captured_search_on_hardware_is_that_of_the_host(bundle: Bundle) -> None:
+    pytest.importorskip("tensorrt")
+    pytest.importorskip("pycuda.driver")
+    from unblemish.export.engines.bundle_engines import build_engines
+    from unblemish.kernels.cuda import CudaKernels
+    from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
+    made = build_engines(bundle, EngineOptions(4, 2), say=lambda _: None)
+    engines = TensorRtBackend().on_device(CudaKernels())
+    for batch in (3, 1, 4):
+        device = Device(engines, made, batch)
+        found = device.search(*problem(batch))
+        assert device.replay.captured
+        same(found, host_search(made, *problem(batch)))

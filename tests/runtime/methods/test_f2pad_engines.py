@@ -22,10 +22,11 @@ from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.fallback import NumpyKernels
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.detectors.protocol import FeaturePrograms
+from unblemish.runtime.device.engines import DeviceEngines
 from unblemish.runtime.methods.f2pad import F2pad
 from unblemish.runtime.methods.f2pad_plan import plan_for
 
-pytestmark = pytest.mark.parametrize("tensorrt", ["11.4.0.5"], indirect=True)
+NEWEST = pytest.mark.parametrize("tensorrt", ["11.4.0.5"], indirect=True)
 SIZES = ((64, 48), (48, 32))
 
 
@@ -73,6 +74,7 @@ def planted() -> Any:
     return frame.astype(np.float32)
 
 
+@NEWEST
 def test_engines_are_built_for_the_tile_and_for_smaller_crops(built: Any) -> None:
     from unblemish.export.engines.prepare import sizes_of
 
@@ -83,6 +85,7 @@ def test_engines_are_built_for_the_tile_and_for_smaller_crops(built: Any) -> Non
         assert sizes == ((64, 48), (32, 32))
 
 
+@NEWEST
 @pytest.mark.parametrize("schedule", ["fast", "descent"])
 def test_every_pass_of_a_search_has_an_engine(built: Any, schedule: str) -> None:
     from unblemish.runtime.backends.tensorrt import TensorRtBackend
@@ -106,22 +109,15 @@ def test_every_pass_of_a_search_has_an_engine(built: Any, schedule: str) -> None
     assert (masks[0] & masks[1]).sum() > 0.85 * union
 
 
-def test_passes_on_the_device_are_chosen_by_size(
-    built: Any, make_driver: Callable[..., Any]
-) -> None:
-    from unblemish.runtime.backends.tensorrt import TensorRtBackend
-
-    world, _, bundle = built
-    kernels = CudaKernels(driver=make_driver())
-    world.drive(world, kernels.device.driver)
-    engines = TensorRtBackend(world.memory).on_device(kernels)
+def passes_are_those_of_the_host(engines: DeviceEngines, bundle: Bundle) -> None:
+    """Features and gradient of several sizes and batches, one after the other."""
+    kernels, device = engines.kernels, engines.kernels.device
     paths = [str(bundle.graph(role)) for role in ("features_forward", "features_backward")]
     exact, rng = OrtBackend(1).pair(*paths), np.random.default_rng(0)
     for shape in ((3, 1, 48, 32), (2, 1, 64, 48), (1, 1, 48, 32)):
         image = rng.standard_normal(shape).astype(np.float32)
         want = np.array(exact.forward({"image": image})["features"])
         cotangent = rng.standard_normal(want.shape).astype(np.float32)
-        device = kernels.device
         pair = engines.pair(*paths, {"image": device.to_device(image)})
         assert pair.capturable
         pair.forward.enqueue(kernels.stream)
@@ -131,3 +127,30 @@ def test_passes_on_the_device_are_chosen_by_size(
         np.testing.assert_allclose(found, want, atol=1e-5)
         gradient = exact.backward({"features": cotangent})["image"]
         np.testing.assert_allclose(device.to_host(pair.gradients["image"]), gradient, atol=1e-4)
+
+
+@NEWEST
+def test_passes_on_the_device_are_chosen_by_size(
+    built: Any, make_driver: Callable[..., Any]
+) -> None:
+    from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
+    world, _, bundle = built
+    kernels = CudaKernels(driver=make_driver())
+    world.drive(world, kernels.device.driver)
+    passes_are_those_of_the_host(TensorRtBackend(world.memory).on_device(kernels), bundle)
+
+
+@pytest.mark.gpu
+def test_passes_on_hardware_are_those_of_the_host(
+    make_tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt")
+    pytest.importorskip("pycuda.driver")
+    from unblemish.export.engines.bundle_engines import build_engines
+    from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
+    bundle = bundle_of(make_tiny(), tmp_path, tmp_path / "part.bundle")
+    options = EngineOptions(batch=4, usual_batch=2, sizes=SIZES)
+    made = build_engines(bundle, options, say=lambda _: None)
+    passes_are_those_of_the_host(TensorRtBackend().on_device(CudaKernels()), made)
