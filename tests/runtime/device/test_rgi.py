@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from emulated_backend import EmulatedBackend
 from numpy.typing import NDArray
+from tensorrt_results import compute
 
 from unblemish import Inspector
 from unblemish.bundle import Bundle
 from unblemish.errors import BackendError
+from unblemish.export.engines.options import EngineOptions
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.backends import open_backend
+from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.device.engines import DeviceEngines, DeviceGraph
 from unblemish.runtime.device.finetuner import DeviceFinetuner
@@ -374,6 +377,30 @@ def test_batches_that_engines_were_not_made_for_are_halved_or_go_to_the_host(
     assert lines == ([] if sizes else ["latents are searched on the host: made for 3, not for 4"])
     assert set(ours._device._sizes) >= sizes  # type: ignore[union-attr]
     assert bool(ours._device._sizes) == bool(sizes)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("tensorrt", ["11.4.0.5"], indirect=True)
+def test_engines_of_tensorrt_are_captured_with_all_terms(
+    tensorrt: Any, kernels: Any, make_bundle: MakeBundle, frames: Frames
+) -> None:
+    from unblemish.export.engines.bundle_engines import build_engines
+    from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
+    tensorrt.on_execute = compute(tensorrt)
+    bundle = build_engines(
+        make_bundle(rgi=EXTRAS, extras=True), EngineOptions(16, 4),
+        memory=tensorrt.memory_of(tensorrt), say=lambda _: None,
+    )  # fmt: skip
+    tensorrt.drive(tensorrt, kernels.device.driver)
+    backend = TensorRtBackend(tensorrt.memory, fallback=OrtBackend)
+    host, ours = both(bundle, (backend, kernels))
+    for found, expected in zip(ours.many(frames(2)), host.many(frames(2)), strict=True):
+        same(found, expected)
+    sizes = ours._device._sizes  # type: ignore[union-attr]
+    assert {n: [h.replay.captured for h in s.held.values()] for n, s in sizes.items()} == {
+        8: [True],
+        2: [True],
+    }
 
 
 def test_a_generator_that_gives_nan_never_passes_a_part(
