@@ -57,6 +57,54 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
   }
 }
 
+// As unblemish_settle, of a search in stages: an item whose stage is flat goes on to the next, with lam = target times
+// the rung of that stage, and has its point looked at again.
+//
+// value: what unblemish_lbfgs_step has seen; moved, stuck, fresh: its. plan: the number of stages, and the steps
+// before which no stage is flat, while starts race. interim: how much less fine stages before the last need be.
+// window: (batch, most), the best of the stage by step taken, `taken` of them. opening: best of the first stage.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+    unblemish_settle_stages(const double* __restrict__ value, const int* __restrict__ moved, int* __restrict__ stuck,
+                            int* __restrict__ fresh, const int* __restrict__ plan, const float* __restrict__ rungs,
+                            const float* __restrict__ target, double tolerance, double interim, int patience,
+                            const double* __restrict__ floor, int most, double* __restrict__ trace,
+                            double* __restrict__ window, double* __restrict__ best, double* __restrict__ opening,
+                            float* __restrict__ lam, int* __restrict__ stage, int* __restrict__ taken,
+                            int* __restrict__ better, int* __restrict__ ended, int* __restrict__ steps, int batch) {
+  using namespace unblemish::cuda;
+  for (size_t b = first(1); b < static_cast<size_t>(batch); b += stride(1)) {
+    better[b] = 0;
+    if (ended[b] != kRunning) continue;
+    const int step = ++steps[b];
+    trace[b * most + step - 1] = value[b];
+    if (stage[b] == 0) opening[b] = fmin(opening[b], value[b]);
+    if (value[b] < best[b]) {
+      best[b] = value[b];
+      better[b] = 1;
+    }
+    if (moved[b] != 0) window[b * most + taken[b]++] = best[b];
+    const bool last = stage[b] >= plan[0] - 1;
+    const double fine = last ? tolerance : interim * tolerance;
+    const bool flat = step >= plan[1] && taken[b] > 0 &&
+                      is_flat(window + b * most, taken[b] - 1, fine, patience, floor[b]);
+    const bool over = stuck[b] != 0 || flat;
+    if (stuck[b] != 0 && !isfinite(value[b])) {
+      ended[b] = kNonFinite;
+    } else if (over && last) {
+      ended[b] = kConverged;
+    } else if (step >= most) {
+      ended[b] = kMaxSteps;
+    } else if (over) {
+      stage[b] += 1;
+      lam[b] = target[b] * rungs[stage[b]];
+      best[b] = static_cast<double>(INFINITY);
+      taken[b] = 0;
+      fresh[b] = 1;
+      stuck[b] = 0;
+    }
+  }
+}
+
 namespace unblemish::cuda {
 
 template <int Width>

@@ -37,6 +37,9 @@ def _images(kernels: Any) -> list[Any]:
     found += [out.copy(), value.copy()]
     kernels.residual_l1(x, g, scale, cotangent=out, objective=value, weight=mask)
     found += [out.copy(), value.copy()]
+    kernels.hold(x, g, mask, scale, cotangent=out, objective=value)
+    kernels.void_rows(out, objective=value)
+    found += [out.copy(), value.copy()]
     rows = x.reshape(2, -1).copy()
     kernels.project_ball(rows, centre=None, radius=lam)
     kernels.norms(x, squared=value, largest=_doubles())
@@ -112,6 +115,27 @@ def _features(kernels: Any) -> list[Any]:
     return [*found, index, distances, scores, slope, chosen]
 
 
+def _latents(kernels: Any) -> list[Any]:
+    from unblemish.runtime.device.lbfgs import DeviceLbfgs
+    from unblemish.runtime.solvers.lbfgs import Lbfgs
+
+    device, z = kernels.device, _random(2, 300)
+    query, gradient = device.empty(z.shape), device.empty(z.shape)
+    value, ended = device.empty((2,), np.float64), device.zeros((2,), np.int32)
+    solver = DeviceLbfgs(device, Lbfgs(scale=_random(300, dtype=np.float64)), query, gradient)
+    solver.start(z)
+    for _ in range(4):
+        asked = device.to_host(query)
+        device.upload(value, np.cos(3 * asked).sum(axis=1, dtype=np.float64))
+        device.upload(gradient, -3 * np.sin(3 * asked))
+        solver.step(value, ended)
+        solver.aim(ended)
+    slope, sums = z.copy(), _doubles()
+    kernels.latent_prior(z, 0.3, gradient=slope, objective=sums)
+    kernels.disbelief(z, 0.3, slope=slope, objective=sums)
+    return [*(device.to_host(array) for array in solver.arrays.values()), slope, sums]
+
+
 @pytest.fixture
 def orders(emulated: Callable[[str], CDLL]) -> Iterator[list[c_int]]:
     found = [c_int.in_dll(emulated(source), "emulation_order") for source in SOURCES]
@@ -120,7 +144,7 @@ def orders(emulated: Callable[[str], CDLL]) -> Iterator[list[c_int]]:
         order.value = 0
 
 
-@pytest.mark.parametrize("work", [_images, _energy, _terms, _features])
+@pytest.mark.parametrize("work", [_images, _energy, _terms, _features, _latents])
 def test_lanes_may_come_in_any_order(
     make_driver: Callable[..., EmulatedDriver], orders: list[c_int], work: Any
 ) -> None:
