@@ -14,9 +14,9 @@ constexpr int kTile = 64;       // queries, and rows of the bank, of one product
 constexpr int kDepth = 16;      // channels at hand
 constexpr int kSide = 16;       // threads along queries and along rows
 constexpr int kOwn = kTile / kSide;
-constexpr int kPitch = kTile + 1;  // keeps columns of a tile in different banks of memory
+constexpr int kPitch = kTile + 4;  // spreads columns over the banks of memory, and keeps kOwn floats together aligned
 
-static_assert(kSide * kSide == kThreads && kTile <= kThreads);
+static_assert(kSide * kSide == kThreads && kTile <= kThreads && kOwn == 4);
 
 struct Matrix {
   const float* rows;
@@ -36,30 +36,30 @@ __device__ __forceinline__ void bring(const Matrix& m, size_t first, int depth, 
 // Products of one tile of queries with one of rows, to `product` [query][row].
 __device__ void multiply(const Matrix& queries, size_t query, const Matrix& bank, size_t row,
                          float (*product)[kPitch]) {
-  __shared__ float left[kDepth][kPitch], right[kDepth][kPitch];
-  const int y = static_cast<int>(threadIdx.x) / kSide, x = static_cast<int>(threadIdx.x) % kSide;
+  alignas(16) __shared__ float left[kDepth][kPitch], right[kDepth][kPitch];
+  const int y = static_cast<int>(threadIdx.x) / kSide * kOwn, x = static_cast<int>(threadIdx.x) % kSide * kOwn;
   float sum[kOwn][kOwn] = {};
   for (int depth = 0; depth < bank.channels; depth += kDepth) {
     __syncthreads();
     bring(queries, query, depth, left);
     bring(bank, row, depth, right);
     __syncthreads();
-    for (int c = 0; c < kDepth; ++c)
+    for (int c = 0; c < kDepth; ++c) {
+      const Lanes<kOwn> a = load<kOwn>(&left[c][y]), b = load<kOwn>(&right[c][x]);
 #pragma unroll
       for (int i = 0; i < kOwn; ++i)
 #pragma unroll
-        for (int j = 0; j < kOwn; ++j) sum[i][j] += left[c][y + i * kSide] * right[c][x + j * kSide];
+        for (int j = 0; j < kOwn; ++j) sum[i][j] += a.v[i] * b.v[j];
+    }
   }
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i)
-#pragma unroll
-    for (int j = 0; j < kOwn; ++j) product[y + i * kSide][x + j * kSide] = sum[i][j];
+  for (int i = 0; i < kOwn; ++i) store<kOwn>(&product[y + i][x], {{sum[i][0], sum[i][1], sum[i][2], sum[i][3]}});
 }
 
 // Offer rows [first, end) of the bank to the heap of this thread's query.
 __device__ void search_slice(const Matrix& queries, size_t query, const Matrix& bank, const float* norms,
                              size_t first, size_t end, const Heap& heap) {
-  __shared__ float product[kTile][kPitch];
+  alignas(16) __shared__ float product[kTile][kPitch];
   const bool offers = heap.count > 0;
   if (offers) empty_heap(heap, INFINITY);
   for (size_t row = first; row < end; row += kTile) {
