@@ -10,7 +10,7 @@ from unblemish.kernels.cuda.call import Call
 from unblemish.kernels.cuda.part import Part, planes, sides
 from unblemish.kernels.cuda.steps import adan_step, inverse
 
-# Of sharing.cu: rows and columns of a tile, and the floats of shared memory that hold it with its halo.
+# Of sharing.cu: rows and columns of a tile, and the floats of shared memory for it and its halo.
 _DOWN, _ACROSS = 8, 32
 _ROOM = 6144
 _LARGEST_SPACE = 25 * math.log(2.0)  # see sharing.hpp
@@ -70,13 +70,14 @@ class CudaImageTerms(Part):
         settings = {"sigma_space": sigma_space, "sigma_colour": sigma_colour}
         checks.sharing_weights(**arrays, radius=radius, **settings)
         reach = _reach(radius, sigma_space)
-        self._share("sharing_weights", arrays, "x", reach, radius=radius, **_falloff(**settings))
+        numbers = {"radius": radius, **_falloff(**settings)}
+        self._share("sharing_weights", arrays, "x", reach, numbers)
 
     def share_gradient(self, gradient: Any, weights: Any, *, radius: int, shared: Any) -> None:
         """See `ImageTerms`."""
         arrays = self._arrays(gradient=gradient, weights=weights, shared=shared)
         checks.share_gradient(**arrays, radius=radius)
-        self._share("share_gradient", arrays, "gradient", radius, radius=radius)
+        self._share("share_gradient", arrays, "gradient", radius, {"radius": radius})
 
     def share_gradient_direct(
         self,
@@ -93,10 +94,8 @@ class CudaImageTerms(Part):
         settings = {"sigma_space": sigma_space, "sigma_colour": sigma_colour}
         checks.share_gradient_direct(**arrays, radius=radius, **settings)
         reach = _reach(radius, sigma_space)
-        self._share(
-            "share_gradient_direct", arrays, "x", reach, images=2, radius=radius,
-            **_falloff(**settings),
-        )  # fmt: skip
+        numbers = {"radius": radius, **_falloff(**settings)}
+        self._share("share_gradient_direct", arrays, "x", reach, numbers, images=2)
 
     def _share(
         self,
@@ -104,8 +103,8 @@ class CudaImageTerms(Part):
         arrays: dict[str, Any],
         image: str,
         reach: int,
+        numbers: dict[str, float],
         images: int = 1,
-        **numbers: Any,
     ) -> None:
         """By tiles in shared memory where those of so many images fit, else from the caches."""
         batch, channels, height, width = arrays[image].shape

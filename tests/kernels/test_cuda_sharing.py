@@ -21,7 +21,7 @@ from unblemish.kernels.reference.sharing import (
 GRID = (3, 2)  # blocks per item, items at once: fewer than the batch, so that both loops stride
 SIGMA_COLOUR = 3.0
 
-# One pixel; lines shorter and longer than a tile; prime sides over several tiles; any number of channels.
+# One pixel; lines shorter and longer than a tile; prime sides; any number of channels.
 CASES = [
     ((1, 1, 1, 1), 0), ((1, 1, 1, 1), 3), ((2, 3, 1, 67), 2), ((2, 1, 19, 1), 7), ((3, 3, 4, 5), 7),
     ((1, 3, 17, 41), 5), ((2, 1, 13, 37), 15), ((3, 4, 11, 31), 4), ((1, 2, 8, 32), 1),
