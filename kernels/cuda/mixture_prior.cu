@@ -57,13 +57,6 @@ __device__ double prior(const float* n, const unsigned char* free, float* gradie
   return sum;
 }
 
-__device__ double prior_of_image(const float* n, const unsigned char* free, float* gradient, float weight,
-                               const Mixture& m, int channels, size_t plane) {
-  if (channels == 1) return prior<1>(n, free, gradient, weight, m, channels, plane);
-  if (channels == 3) return prior<3>(n, free, gradient, weight, m, channels, plane);
-  return prior<0>(n, free, gradient, weight, m, channels, plane);
-}
-
 }  // namespace unblemish::cuda
 
 // free: (batch, plane). gradient is added to; unblemish_finish_added_sum ends the value.
@@ -76,7 +69,9 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
   const Mixture mixture{means, precisions, components};
   for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
     const size_t image = b * channels * plane;
-    write_partial(partial, b, prior_of_image(n + image, free + b * plane, gradient + image, weight[b], mixture,
-                                           channels, plane));
+    write_partial(partial, b, with_channels(channels, [&](auto known) {
+                    return prior<decltype(known)::value>(n + image, free + b * plane, gradient + image, weight[b],
+                                                         mixture, channels, plane);
+                  }));
   }
 }

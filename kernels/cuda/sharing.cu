@@ -111,22 +111,6 @@ __device__ void for_neighbours(const Grid& grid, const Tile& tile, Offset row, c
         visit(static_cast<size_t>((dy + grid.radius) * grid.side() + dx + grid.radius), dy * row + dx, dy, dx);
 }
 
-template <int Channels>
-struct Known {
-  static constexpr int value = Channels;
-};
-
-// Call work(Known<1>), of grey images, or of colour ones, or of any others (0).
-template <class Work>
-__device__ void for_channels(const Grid& grid, const Work& work) {
-  if (grid.channels == 1)
-    work(Known<1>{});
-  else if (grid.channels == 3)
-    work(Known<3>{});
-  else
-    work(Known<0>{});
-}
-
 // Weights of a pixel's neighbours before they are normalised. Channels = 0: any number.
 template <int Channels, class Offset>
 struct Colours {
@@ -225,7 +209,7 @@ __device__ void weigh_images(const float* x, const Falloff& falloff, unsigned sh
     __syncthreads();
     if (!tile.inside(grid, 0, 0)) return;
     unsigned short* out = weights + b * grid.table() + tile.at(grid);
-    for_channels(grid, [&](auto known) { weigh<decltype(known)::value>(seen, grid, tile, falloff, out); });
+    with_channels(grid.channels, [&](auto known) { weigh<decltype(known)::value>(seen, grid, tile, falloff, out); });
   });
 }
 
@@ -240,7 +224,7 @@ __device__ void share_images(const float* gradient, const unsigned short* weight
     if (!tile.inside(grid, 0, 0)) return;
     const unsigned short* w = weights + b * grid.table() + tile.at(grid);
     float* out = shared + b * grid.image() + tile.at(grid);
-    for_channels(grid, [&](auto known) { share<decltype(known)::value>(seen, w, grid, tile, out); });
+    with_channels(grid.channels, [&](auto known) { share<decltype(known)::value>(seen, w, grid, tile, out); });
   });
 }
 
@@ -255,7 +239,7 @@ __device__ void share_images_directly(const float* gradient, const float* x, con
     __syncthreads();
     if (!tile.inside(grid, 0, 0)) return;
     float* out = shared + b * grid.image() + tile.at(grid);
-    for_channels(grid, [&](auto known) {
+    with_channels(grid.channels, [&](auto known) {
       share_directly<decltype(known)::value>(seen, colours, grid, tile, falloff, out);
     });
   });
