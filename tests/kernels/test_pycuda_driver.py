@@ -162,3 +162,12 @@ modules._module("adam", (9, 0))
 """)
     assert "no compiled CUDA kernels for compute capability 9.0" in said
     assert said.rstrip().endswith("compiles norms")
+
+
+def test_doctor_runs_every_kernel(script: Callable[[str], str]) -> None:
+    script("""
+from unblemish.doctor.examination import _cuda_kernels
+modules.has_binaries = lambda: True
+found = _cuda_kernels()
+assert (found.state, found.detail) == ("works", "compute capability 9.0, fat binaries"), found
+""")
