@@ -18,8 +18,10 @@ from kernel_jobs.on_device import Doubled, error
 from unblemish.bundle.manifest import Preprocess
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.device.frames import DeviceFrames
+from unblemish.runtime.device.lbfgs import DeviceLbfgs
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.membrane import roughness
+from unblemish.runtime.solvers.lbfgs import Lbfgs
 
 # float32 against float64, over the largest number of an output; a wrong kernel is off by far more.
 TOLERANCE = 1e-4
@@ -70,12 +72,56 @@ def finetuning(kernels: CudaKernels) -> float:
     return float(np.abs(value / expected - 1).max())
 
 
+def latents(kernels: CudaKernels) -> float:
+    """Distance of L-BFGS from the minimum of a bowl whose axes differ by a factor of 100."""
+    device, weight = kernels.device, np.logspace(0, 2, 37)
+    z = np.random.default_rng(0).normal(size=(3, 37)).astype(np.float32)
+    query, gradient = device.empty(z.shape), device.empty(z.shape)
+    value, ended = device.empty((3,), np.float64), device.zeros((3,), np.int32)
+    solver = DeviceLbfgs(device, Lbfgs(scale=weight**-0.25), query, gradient)
+    solver.start(z)
+    for _ in range(30):
+        asked = device.to_host(query).astype(np.float64)
+        device.upload(value, (weight * asked**2).sum(axis=1))
+        device.upload(gradient, (2 * weight * asked).astype(np.float32))
+        solver.step(value, ended)
+        solver.aim(ended)
+    return float(np.abs(device.to_host(query)).max())
+
+
+def terms(kernels: CudaKernels) -> float:
+    """Largest relative error of absolute residuals, and of what else may join RGI's objective."""
+    rng = np.random.default_rng(0)
+    x, g, out = (rng.random((2, 3, 33, 35), dtype=np.float32) for _ in range(3))
+    mask, slope = (rng.random((2, 1, 33, 35), dtype=np.float32) for _ in range(2))
+    one, lam, value = np.ones(2, np.float32), np.full(2, 0.5, np.float32), np.zeros(2)
+    size = np.abs(g.astype(np.float64) - x).sum(axis=1)
+    found, expected = [], []
+    arguments = {"cotangent": out, "objective": value}
+    kernels.rgi_gradient_l1(x, g, mask, lam, one, mask_gradient=slope, **arguments)
+    found.append(value.copy())
+    expected.append(((1 - mask[:, 0]) * size + 0.5 * mask[:, 0]).sum(axis=(1, 2)))
+    kernels.rgi_closed_form_l1(x, g, lam, one, mask=mask, **arguments)
+    found.append(value.copy())
+    expected.append(np.minimum(size, 0.5).sum(axis=(1, 2)))
+    kernels.disbelief(x.reshape(2, -1), 1.0, slope=out.reshape(2, -1), objective=value)
+    kernels.latent_prior(x.reshape(2, -1), 1.0, gradient=g.reshape(2, -1), objective=value)
+    kernels.keep_unmasked(x, mask, kept=out)
+    kernels.add_values(value, objective=value.copy())
+    found.append(value - found[1])
+    wide = x.reshape(2, -1).astype(np.float64)
+    expected.append((np.logaddexp(0, -wide) + wide**2).mean(axis=1))
+    return float(np.abs(np.divide(found, expected) - 1).max())
+
+
 def main() -> None:
     kernels = CudaKernels()
     found = {job.name: error(job, Doubled(kernels)) for job in jobs()}
     found["frames"] = frames(kernels)
     found["holes"] = holes(kernels)
     found["finetuning"] = finetuning(kernels)
+    found["latents"] = latents(kernels)
+    found["terms"] = terms(kernels)
     for name, value in found.items():
         print(f"{name:40} {value:.1e}{'' if value <= TOLERANCE else '   FAR OFF'}")
     sys.exit(int(max(found.values()) > TOLERANCE))

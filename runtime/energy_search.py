@@ -78,7 +78,7 @@ class EnergySearch:
         self._code: LatentMethod | None = None
         if self.refine == "latent":
             code = load_code_engines(bundle, backend)
-            self._code = latent_method(bundle, code, self._kernels, self.options.schedule)
+            self._code = latent_method(bundle, code, self._kernels, self.options.schedule, engines)
             code.decoder.watch = self._engine.watch
 
     def __call__(

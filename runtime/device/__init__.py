@@ -11,6 +11,7 @@ from unblemish.runtime.device.alternation import DeviceAlternation
 from unblemish.runtime.device.blending import DeviceBlending
 from unblemish.runtime.device.descent import DeviceDescent
 from unblemish.runtime.device.inversion import DeviceInversion
+from unblemish.runtime.device.latent import DeviceLatentAdam, DeviceLatentLbfgs
 from unblemish.runtime.device.loop import Schedule, run
 from unblemish.runtime.device.passes import StreamPass
 from unblemish.runtime.device.progress import Progress
@@ -21,6 +22,8 @@ __all__ = [
     "DeviceBlending",
     "DeviceDescent",
     "DeviceInversion",
+    "DeviceLatentAdam",
+    "DeviceLatentLbfgs",
     "Progress",
     "Replay",
     "Schedule",

@@ -114,8 +114,7 @@ class DeviceLatentLbfgs:
         """
         self._objective.place(images, z, free)
         self.solver.start(z)
-        self.progress.plan(rungs, race)
-        self.progress.begin(target, rungs[0], floor)
+        self.progress.begin(target, rungs, race, floor)
 
     def go_on(
         self,

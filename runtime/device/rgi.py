@@ -31,7 +31,7 @@ from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, share_of
 from unblemish.runtime.solvers.protocol import Bool, Float, Index
 
 _LOG = logging.getLogger("unblemish")
-_KEPT = 8  # batch sizes
+_KEPT = 8  # batch sizes, and steps of each
 # Not measured on hardware: room for what is kept for the way back, and items that fill a large GPU.
 _BUDGET = 1 << 30
 _LARGEST = 64
@@ -189,14 +189,17 @@ class RgiOnDevice:
         if batch in self._refused:
             return None
         known, ends = job.free is not None, Ends.of(replace(job.limits, floor=0.0))
+        key = known, ends, job.method.latent_weight
         try:
             size = self._size(batch)
-            if (known, ends) not in size.held:
-                size.held[known, ends] = self._make(job.method, size.passes, known, ends)
+            if key not in size.held:
+                while len(size.held) >= _KEPT:
+                    size.held.pop(next(iter(size.held)))
+                size.held[key] = self._make(job.method, size.passes, known, ends)
         except (BackendError, ShapeError) as error:
             self._refuse(job, batch, error)
             return None
-        return size.held[known, ends]
+        return size.held[key]
 
     def _refuse(self, job: _Job, batch: int, error: Exception) -> None:
         """Images are halved as long as there are several; one line says what becomes of them."""

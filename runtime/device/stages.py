@@ -44,31 +44,33 @@ class StagedProgress(Progress):
             "steps": self._steps, "ended": self.ended,
         }  # fmt: skip
 
-    def plan(self, rungs: Float, race: int) -> None:
-        """Set the stages, by their rungs, and the steps before which none is flat."""
-        stages = np.ones(_MOST_STAGES, np.float32)
-        stages[: len(rungs)] = rungs
-        self._device.upload(self._rungs, stages)
-        self._device.upload(self._plan, np.array([len(rungs), race], np.int32))
+    def begin(self, target: Float, rungs: Float, race: int, floor: float) -> None:
+        """Begin a search.
 
-    def follow(self, other: StagedProgress) -> None:
-        """Take over the plan of another search."""
-        for name in ("_rungs", "_plan"):
-            self._device.copy(getattr(self, name), getattr(other, name))
-
-    def begin(self, target: Float, first: float, floor: float) -> None:
-        """Begin a search with lam (B,) of the last stage, and the rung of the first."""
+        Args:
+            target: lam of the last stage, (B,). rungs: what it is multiplied by, by stage.
+            race: steps before which no stage is flat. floor: see `Limits`.
+        """
         self.reset()
+        multiples = np.ones(_MOST_STAGES, np.float32)
+        multiples[: len(rungs)] = rungs
         uploads = (
+            (self._rungs, multiples),
+            (self._plan, np.array([len(rungs), race])),
             (self._target, target),
-            (self.lam, target * np.float32(first)),
+            (self.lam, target * multiples[0]),
             (self._floor, np.full(self.batch, floor)),
             (self._opening, np.full(self.batch, np.inf)),
-            (self._stage, np.zeros(self.batch, np.int32)),
-            (self._taken, np.zeros(self.batch, np.int32)),
+            (self._stage, np.zeros(self.batch)),
+            (self._taken, np.zeros(self.batch)),
         )
         for array, host in uploads:
             self._device.upload(array, np.ascontiguousarray(host, array.dtype))
+
+    def follow(self, other: StagedProgress) -> None:
+        """Take over the plan of another search; its items come by `arrays`."""
+        self._device.copy(self._rungs, other._rungs)
+        self._device.copy(self._plan, other._plan)
 
     def settle_stages(self, solver: DeviceLbfgs) -> None:
         """Take in what the solver has seen: on to the next stage, or out of the search."""

@@ -19,6 +19,7 @@ from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.engines import DeviceEngines, DeviceGraph
 from unblemish.runtime.device.finetuner import DeviceFinetuner
 from unblemish.runtime.device.passes import StreamPass
+from unblemish.runtime.energy_search import EnergySearch
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.rgi import Solution, limits_for
 from unblemish.runtime.options import SearchOptions
@@ -201,6 +202,24 @@ def test_known_masks_are_filled_as_on_the_host(
     filled = ours.inpaint(frame, hole)
     np.testing.assert_allclose(filled, host.inpaint(frame, hole), atol=2e-3)
     np.testing.assert_array_equal(filled[~hole], frame[~hole])
+
+
+@pytest.mark.parametrize("schedule", ["fast", "paper"])
+def test_codes_of_autoencoders_are_searched_as_on_the_host(
+    make_energy_bundle: MakeBundle, kernels: Any, schedule: str
+) -> None:
+    bundle = make_energy_bundle(latent=True, energy={"score": "l2"})
+    more: dict[str, Any] = {"refine": "latent", "schedule": schedule, "max_steps": 12}
+    host = EnergySearch(bundle, SearchOptions(backend="onnxruntime", threads=1, **more))
+    ours = EnergySearch(bundle, SearchOptions(backend=EmulatedBackend(), **more), kernels=kernels)
+    frames = list(np.random.default_rng(3).random((3, 16, 16)).astype(np.float32))
+    for lam in (0.5, 5.0):  # the weight of the prior, which is part of a captured step
+        pairs = zip(ours.many(frames, lam=lam), host.many(frames, lam=lam), strict=True)
+        for found, expected in pairs:
+            assert (found.status, found.steps) == (expected.status, expected.steps)
+            np.testing.assert_allclose(found.trace, expected.trace, rtol=1e-4)
+            np.testing.assert_allclose(found.restored, expected.restored, atol=1e-3)
+    assert ours._code.device._sizes  # type: ignore[union-attr]
 
 
 class Race:
