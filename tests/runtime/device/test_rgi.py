@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 from emulated_backend import EmulatedBackend
 from numpy.typing import NDArray
+from tensorrt_results import compute
 
 from unblemish import Inspector
 from unblemish.bundle import Bundle
 from unblemish.errors import BackendError
+from unblemish.export.engines.options import EngineOptions
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.device_array import DeviceArray
+from unblemish.runtime.backends import open_backend
+from unblemish.runtime.backends.onnxruntime import OrtBackend
+from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.device.engines import DeviceEngines, DeviceGraph
 from unblemish.runtime.device.finetuner import DeviceFinetuner
 from unblemish.runtime.device.passes import StreamPass
@@ -26,6 +31,7 @@ from unblemish.runtime.options import SearchOptions
 from unblemish.runtime.search import Search
 
 Frames = Callable[[int], list[NDArray[Any]]]
+Device = tuple[Backend, CudaKernels]
 MakeBundle = Any
 
 EXTRAS = {"discriminator_weight": 0.1, "feature_weight": 0.1, "latent_weight": 0.1}
@@ -45,12 +51,19 @@ def frames(generate: Any) -> Frames:
     return make
 
 
-def both(
-    bundle: Bundle, kernels: Any, *, capturable: bool = True, **options: Any
-) -> tuple[Search, Search]:
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Device:
+    """Engines and kernels of the double, and ONNX Runtime's on the GPU where there is one."""
+    if request.param == "gpu":
+        pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+        return open_backend("ort-cuda", 1), CudaKernels()
+    return EmulatedBackend(), request.getfixturevalue("kernels")
+
+
+def both(bundle: Bundle, device: Device, **options: Any) -> tuple[Search, Search]:
     """The search on the CPU, and the one on the device."""
+    backend, kernels = device
     host = Search(bundle, SearchOptions(backend="onnxruntime", threads=1, **options))
-    backend = EmulatedBackend(capturable=capturable)
     ours = Search(bundle, SearchOptions(backend=backend, **options), kernels=kernels)
     assert ours._kernels.name != "cuda"  # what stays on the host
     return host, ours
@@ -81,9 +94,9 @@ FAST = {
 
 @pytest.mark.parametrize("case", FAST)
 def test_the_fast_search_is_that_of_the_host(
-    make_bundle: MakeBundle, kernels: Any, frames: Frames, case: str
+    make_bundle: MakeBundle, device: Device, frames: Frames, case: str
 ) -> None:
-    host, ours = both(make_bundle(**FAST[case]), kernels)
+    host, ours = both(make_bundle(**FAST[case]), device)
     for found, expected in zip(ours.many(frames(3)), host.many(frames(3)), strict=True):
         same(found, expected)
         assert found.status is Status.CONVERGED
@@ -102,9 +115,9 @@ PAPER = {
 
 @pytest.mark.parametrize("case", PAPER)
 def test_the_papers_schedule_is_that_of_the_host(
-    make_bundle: MakeBundle, kernels: Any, frames: Frames, case: str
+    make_bundle: MakeBundle, device: Device, frames: Frames, case: str
 ) -> None:
-    host, ours = both(make_bundle(**PAPER[case]), kernels, schedule="paper", max_steps=15)
+    host, ours = both(make_bundle(**PAPER[case]), device, schedule="paper", max_steps=15)
     for found, expected in zip(ours.many(frames(3)), host.many(frames(3)), strict=True):
         same(found, expected)
         assert found.status is Status.MAX_STEPS
@@ -114,19 +127,19 @@ def test_the_papers_schedule_is_that_of_the_host(
 @pytest.mark.parametrize("schedule", ["fast", "paper"])
 @pytest.mark.parametrize("refine", ["l2", "l1", "anogan"])
 def test_searches_without_a_mask_are_those_of_the_host(
-    make_bundle: MakeBundle, kernels: Any, frames: Frames, refine: str, schedule: str
+    make_bundle: MakeBundle, device: Device, frames: Frames, refine: str, schedule: str
 ) -> None:
     bundle = make_bundle(extras=True)
-    host, ours = both(bundle, kernels, refine=refine, schedule=schedule, max_steps=20)
+    host, ours = both(bundle, device, refine=refine, schedule=schedule, max_steps=20)
     for lam in (0.1, 0.3):  # of AnoGAN the weight of the features, which no captured step may hold
         found = ours(frames(1)[0], lam=lam)
         same(found, host(frames(1)[0], lam=lam))
 
 
 def test_rrgi_goes_on_from_what_the_device_found(
-    make_bundle: MakeBundle, kernels: Any, frames: Frames
+    make_bundle: MakeBundle, device: Device, frames: Frames
 ) -> None:
-    host, ours = both(make_bundle(finetune=True), kernels, refine="rrgi")
+    host, ours = both(make_bundle(finetune=True), device, refine="rrgi")
     assert isinstance(ours._finetuner, DeviceFinetuner)
     found, expected = ours(frames(1)[0]), host(frames(1)[0])
     same(found, expected)
@@ -157,7 +170,7 @@ def test_an_inspector_decides_as_on_the_host(
 def test_a_step_is_kept_for_the_next_frames(
     tiny_bundle: Bundle, kernels: Any, driver: Any, frames: Frames
 ) -> None:
-    host, ours = both(tiny_bundle, kernels)
+    host, ours = both(tiny_bundle, (EmulatedBackend(), kernels))
     ours.many(frames(2))
     allocations, launched = driver.allocations, len(driver.launched)
     for lam in (0.01, 0.05):
@@ -169,9 +182,11 @@ def test_a_step_is_kept_for_the_next_frames(
     assert len(driver.launched) == launched  # every step was a replay
 
 
-def test_tiles_of_grey_frames_are_searched_together(make_bundle: MakeBundle, kernels: Any) -> None:
+def test_tiles_of_grey_frames_are_searched_together(
+    make_bundle: MakeBundle, device: Device
+) -> None:
     bundle = make_bundle(channels=1, preprocess={"geometry": "tiles", "overlap": 0.5})
-    host, ours = both(bundle, kernels, max_steps=10)
+    host, ours = both(bundle, device, max_steps=10)
     frame = np.random.default_rng(1).integers(60, 120, (40, 27), np.uint8)
     found, expected = ours(frame), host(frame)
     assert len(found.z) > 4
@@ -180,9 +195,9 @@ def test_tiles_of_grey_frames_are_searched_together(make_bundle: MakeBundle, ker
 
 
 def test_the_frame_before_is_the_only_start_where_it_is_near(
-    tiny_bundle: Bundle, kernels: Any, frames: Frames
+    tiny_bundle: Bundle, device: Device, frames: Frames
 ) -> None:
-    host, ours = both(tiny_bundle, kernels)
+    host, ours = both(tiny_bundle, device)
     frame = frames(1)[0]
     first = host(frame)
     found, expected = ours(frame, previous=first), host(frame, previous=first)
@@ -192,10 +207,10 @@ def test_the_frame_before_is_the_only_start_where_it_is_near(
 
 @pytest.mark.parametrize("schedule", ["fast", "paper"])
 def test_known_masks_are_filled_as_on_the_host(
-    make_bundle: MakeBundle, kernels: Any, frames: Frames, schedule: str
+    make_bundle: MakeBundle, device: Device, frames: Frames, schedule: str
 ) -> None:
     bundle = make_bundle(rgi={"latent_weight": 0.01})
-    host, ours = both(bundle, kernels, schedule=schedule, max_steps=25)
+    host, ours = both(bundle, device, schedule=schedule, max_steps=25)
     hole = np.zeros((16, 16), np.bool_)
     hole[3:9, 5:11] = True
     frame = frames(1)[0]
@@ -245,9 +260,9 @@ class Race:
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("steps", [3, 6, 7, 100])
 def test_starts_race_as_on_the_host(
-    tiny_bundle: Bundle, kernels: Any, frames: Frames, steps: int
+    tiny_bundle: Bundle, device: Device, frames: Frames, steps: int
 ) -> None:
-    _, ours = both(tiny_bundle, kernels)
+    _, ours = both(tiny_bundle, device)
     race = Race(ours, frames(3), steps)
     found, expected = race.run(device=True), race.run(device=False)
     assert found.status == expected.status
@@ -362,6 +377,30 @@ def test_batches_that_engines_were_not_made_for_are_halved_or_go_to_the_host(
     assert lines == ([] if sizes else ["latents are searched on the host: made for 3, not for 4"])
     assert set(ours._device._sizes) >= sizes  # type: ignore[union-attr]
     assert bool(ours._device._sizes) == bool(sizes)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("tensorrt", ["11.4.0.5"], indirect=True)
+def test_engines_of_tensorrt_are_captured_with_all_terms(
+    tensorrt: Any, kernels: Any, make_bundle: MakeBundle, frames: Frames
+) -> None:
+    from unblemish.export.engines.bundle_engines import build_engines
+    from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
+    tensorrt.on_execute = compute(tensorrt)
+    bundle = build_engines(
+        make_bundle(rgi=EXTRAS, extras=True), EngineOptions(16, 4),
+        memory=tensorrt.memory_of(tensorrt), say=lambda _: None,
+    )  # fmt: skip
+    tensorrt.drive(tensorrt, kernels.device.driver)
+    backend = TensorRtBackend(tensorrt.memory, fallback=OrtBackend)
+    host, ours = both(bundle, (backend, kernels))
+    for found, expected in zip(ours.many(frames(2)), host.many(frames(2)), strict=True):
+        same(found, expected)
+    sizes = ours._device._sizes  # type: ignore[union-attr]
+    assert {n: [h.replay.captured for h in s.held.values()] for n, s in sizes.items()} == {
+        8: [True],
+        2: [True],
+    }
 
 
 def test_a_generator_that_gives_nan_never_passes_a_part(
