@@ -55,6 +55,8 @@ step kernels 60 "$python" benchmarks/kernels.py solvers energy --cuda
 step kernels-f2pad 30 "$python" benchmarks/kernels.py f2pad detectors --cuda
 step pggan-1 60 "$python" benchmarks/gpu_steps.py step --batch 1
 step pggan-64 60 "$python" benchmarks/gpu_steps.py step --batch 64 --rounds 10
+step rrgi 30 "$python" benchmarks/gpu_finetuning.py
+step rrgi-torch 30 "$python" benchmarks/gpu_finetuning.py --engine torch
 step rgi-torch 60 "$python" benchmarks/gpu_steps.py rgi --batches 1 8 64 --steps 200
 step rgi-onnxruntime 60 "$python" benchmarks/gpu_steps.py rgi --engine onnxruntime --batches 1 8 64 --steps 100
 step inspection 200 "$python" benchmarks/gpu_inspection.py --work "$out/inspection"
