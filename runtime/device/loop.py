@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,14 @@ class Schedule:
     deadline: float | None = None
 
 
+@runtime_checkable
+class SearchWatch(Protocol):
+    """A profile that repeats the step in its own ways, which says how long they took."""
+
+    def search(self, device: Device, replay: Replay, schedule: Schedule, clock: Clock) -> float:
+        """Do as `run`, with as many iterations at most."""
+
+
 def run(
     device: Device, replay: Replay, schedule: Schedule, *, clock: Clock = time.perf_counter
 ) -> float:
@@ -39,6 +48,8 @@ def run(
 
     Returns: seconds spent. The device is idle when it returns.
     """
+    if isinstance(device.watch, SearchWatch):
+        return device.watch.search(device, replay, schedule, clock)
     began = clock()
     _Run(device, replay, schedule, clock).all()
     return clock() - began

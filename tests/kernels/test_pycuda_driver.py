@@ -61,6 +61,7 @@ kernels.adam(there, device.to_device(np.ones_like(x)), *moments, step=1, lr=0.5)
 np.testing.assert_allclose(device.to_host(there), x - 0.5, rtol=1e-6)
 assert kernels.all_finite(there)
 assert device.driver.device == (2, 0) and device.driver.multiprocessors == 2
+assert device.driver.cache == 65536
 """)
 
 
@@ -114,6 +115,16 @@ driver.lead(2)
 event = driver.record()
 event.wait()
 assert event.reached()
+first = driver.record(timing=True)
+move()
+graph.launch()
+last = driver.record(timing=True)
+driver.synchronise()
+assert last.since(first) == 2  # this driver takes a millisecond for everything
+try:
+    last.since(event)
+except BackendError as error:
+    assert "CUDA failed at cuEventElapsedTime" in str(error), error
 pinned = device.pinned((2, 15))
 pinned[...] = x
 device.upload(there, pinned)
