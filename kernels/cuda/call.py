@@ -71,7 +71,7 @@ class Call:
 
     def launch(self, kernel: str, grid: Grid, **more: Any) -> None:
         """Launch a kernel; it finds its arrays by name, `more` comes first."""
-        self._device.launch(kernel, grid, updated=self._updated, **{**self.arrays, **more})
+        self._device.launch(kernel, grid, self._updated, **{**self.arrays, **more})
 
     def partial(self, name: str, items: int, grid: Grid) -> DeviceArray:
         """Room for one double per block and item."""

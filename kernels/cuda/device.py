@@ -113,7 +113,7 @@ class Device:
         )  # fmt: skip
 
     def launch(
-        self, kernel: str, grid: Grid, *, updated: Collection[str] = (), **given: Any
+        self, kernel: str, grid: Grid, updated: Collection[str] = (), /, **given: Any
     ) -> None:
         """Launch a kernel; its arguments by name, arrays as `DeviceArray`, None a null pointer.
 

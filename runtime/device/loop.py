@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.kernels.cuda.device import Device
+from unblemish.kernels.cuda.device import Device, Watch
 from unblemish.kernels.cuda.driver import Event
 from unblemish.runtime.device.replay import Replay
 from unblemish.runtime.solvers.loop import Clock
@@ -30,7 +30,7 @@ class Schedule:
 
 
 @runtime_checkable
-class SearchWatch(Protocol):
+class SearchWatch(Watch, Protocol):
     """A profile that repeats the step in its own ways, which says how long they took."""
 
     def search(self, device: Device, replay: Replay, schedule: Schedule, clock: Clock) -> float:

@@ -1,0 +1,119 @@
+"""The profile of a bundle whose searches run on the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from unblemish.bundle import Bundle
+from unblemish.bundle.manifest import Manifest, Tensor
+from unblemish.kernels import Kernels
+from unblemish.runtime.backends.protocol import Backend
+from unblemish.runtime.device.passes import StreamPass
+from unblemish.runtime.inspector import Inspector
+from unblemish.runtime.profiling.device_ceilings import Ceilings, Sizes, measure_ceilings
+from unblemish.runtime.profiling.device_engines import WatchedBackend
+from unblemish.runtime.profiling.device_report import DeviceStep, report
+from unblemish.runtime.profiling.device_timeline import Backlog, Piece
+from unblemish.runtime.profiling.device_watch import DeviceWatch
+from unblemish.runtime.solvers.loop import Clock
+
+_LEAST_ROUNDS = 6  # two of each way to run a search
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """Searches on the device.
+
+    Args:
+        frames_per_second: inspected, as many at once as are worth it, reading the files left out.
+        product: dtype of the matrix product that engines are compared with.
+        steps: the ones that took part, the first met first.
+    """
+
+    frames_per_second: float
+    ceilings: Ceilings
+    product: str
+    steps: tuple[DeviceStep, ...]
+
+
+def profile_device(
+    bundle: Bundle,
+    backend: Backend,
+    frames: Sequence[NDArray[Any]],
+    *,
+    seconds: float = 5.0,
+    threads: int | None = None,
+    kernels: Kernels | None = None,
+    clock: Clock = time.perf_counter,
+    sizes: Sizes | None = None,
+) -> DeviceProfile | None:
+    """Inspect frames for about twice `seconds`: as ever, then as `DeviceWatch` does; and measure
+    the ceilings. None where no search runs on the device.
+
+    Raises: BundleError, BackendError or ConfigError, as `Inspector.open`.
+    """
+    if not hasattr(backend, "on_device"):
+        return None
+    watch = DeviceWatch(clock)
+    watched = WatchedBackend(backend, watch, lambda path, inner: describe(bundle, path, inner))
+    with Inspector.open(bundle, backend=watched, threads=threads, kernels=kernels) as inspector:
+        _inspect(inspector, frames)
+        if watched.engines is None or not watch.steps:
+            return None
+        rate = len(frames) * _repeat(inspector, frames, seconds, clock, 1)
+        sizes, device = sizes or Sizes(), watched.engines.kernels.device
+        watch.backlog = Backlog(device, clock, sizes.backlog)
+        _repeat(inspector, frames, seconds, clock, _LEAST_ROUNDS)
+        ceilings = measure_ceilings(device, watched.engines.inner, watch.backlog, sizes)
+    product = "float32" if bundle.manifest.precision == "fp32" else "float16"
+    steps = [report(step, ceilings, product) for step in watch.steps if step.complete]
+    return DeviceProfile(rate, ceilings, product, tuple(steps))
+
+
+def _inspect(inspector: Inspector, frames: Sequence[NDArray[Any]]) -> None:
+    if inspector.bundle.manifest.calibration is None:
+        for frame in frames:
+            inspector.search(frame)
+    else:
+        list(inspector.inspect_many(frames))
+
+
+def _repeat(
+    inspector: Inspector, frames: Sequence[NDArray[Any]], seconds: float, clock: Clock, least: int
+) -> float:
+    """Inspect over and over; rounds per second."""
+    began, rounds = clock(), 0
+    while rounds < least or clock() - began < seconds:
+        _inspect(inspector, frames)
+        rounds += 1
+    return rounds / (clock() - began)
+
+
+def describe(bundle: Bundle, path: str, inner: StreamPass) -> Piece:
+    """A pass of a graph: weights read once, inputs read, outputs written, and its arithmetic."""
+    roles = {str(bundle.graph(role)): role for role in bundle.manifest.graphs}
+    tensors = (*inner.inputs.values(), *inner.outputs.values())
+    # The file is its weights, but for a few kilobytes of structure.
+    nbytes = Path(path).stat().st_size + sum(array.nbytes for array in tensors)
+    role = roles.get(path)
+    if role is None:
+        return Piece(Path(path).stem, "engine", nbytes)
+    graph = bundle.manifest.graphs[role]
+    first = graph.inputs[0]
+    images = inner.inputs[first.name].size / _elements(bundle.manifest, first)
+    flops = round(graph.flops * images)
+    return Piece(role.replace("_", " "), "engine", nbytes, flops or None)
+
+
+def _elements(manifest: Manifest, tensor: Tensor) -> int:
+    """Size at batch 1; open sides are those of the model's image."""
+    p, count = manifest.preprocess, 1
+    for given, model in zip(tensor.shape, (1, p.channels, p.height, p.width), strict=False):
+        count *= given if isinstance(given, int) else model
+    return count

@@ -1,0 +1,200 @@
+"""What was measured of a step on the device, against the ceilings: where its time goes, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from unblemish.runtime.profiling.device_ceilings import Ceilings
+from unblemish.runtime.profiling.device_timeline import Kind, Piece
+from unblemish.runtime.profiling.device_watch import StepSamples
+from unblemish.runtime.profiling.timing import Times
+
+Bound = Literal["memory", "compute", "launch", "transfer"]
+
+_NEAR = 0.6  # of a limit: more is not to be had by better code
+_WAITING = 0.2  # of an iteration
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All pieces of one name in an iteration, at the median.
+
+    Args:
+        count: of pieces. milliseconds: without the marks. share: of the iteration.
+        nbytes, flops: at the least, see `Piece`.
+        gigabytes: reached, 10^9 B/s. of_copy: over what a copy reaches, of arrays that leave the
+            cache, or that stay in it where these do; of transfers, over those of pinned memory.
+        teraflops: reached, 10^12/s. of_gemm: over the engine's matrix product.
+        bound: which limit it would meet first. of_limit: how near it comes to that, 1 being there.
+    """
+
+    name: str
+    kind: Kind
+    count: int
+    milliseconds: float
+    share: float
+    nbytes: int | None
+    gigabytes: float | None
+    of_copy: float | None
+    flops: int | None
+    teraflops: float | None
+    of_gemm: float | None
+    bound: Bound | None
+    of_limit: float | None
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration in one way.
+
+    Args:
+        device, host: ms; the host's is that of putting it on the stream.
+        gap: ms of the device beyond the pieces, at the median; below 0 where it saves on them.
+    """
+
+    device: Times
+    host: Times
+    gap: float
+
+
+@dataclass(frozen=True)
+class DeviceStep:
+    """A step of searches on the device.
+
+    Args:
+        captured: replayed as a graph; None where an engine cannot be captured.
+        uncaptured: put on the stream piece by piece.
+        saved: ms that the capture saves.
+        pieces: ms, the sum of the stages.
+        queued: whether every piece was on the stream before its turn; where not, the times of the
+            stages hold some of the host's.
+    """
+
+    step: str
+    batch: int
+    captured: Iteration | None
+    uncaptured: Iteration
+    saved: float | None
+    pieces: float
+    queued: bool
+    stages: tuple[Stage, ...]
+    advice: str
+
+
+def report(samples: StepSamples, ceilings: Ceilings, product: str) -> DeviceStep:
+    """Summarise what was measured, at least one search in each way.
+
+    Args:
+        product: dtype of the matrix product that engines are compared with.
+    """
+    times = _milliseconds(samples.pieces, ceilings.mark)
+    pieces = math.fsum(times.values())
+    uncaptured = _iteration(samples.uncaptured, samples.put, pieces)
+    captured = _iteration(samples.captured, samples.launched, pieces) if samples.captured else None
+    whole = (captured or uncaptured).device.p50
+    stages = tuple(
+        _stage([p for p, _ in samples.pieces[0] if p.name == name], ms, whole, ceilings, product)
+        for name, ms in times.items()
+    )
+    return DeviceStep(
+        step=type(samples.replay.step).__name__,
+        batch=samples.replay.step.progress.batch,
+        captured=captured,
+        uncaptured=uncaptured,
+        saved=None if captured is None else uncaptured.device.p50 - captured.device.p50,
+        pieces=pieces,
+        queued=samples.queued,
+        stages=stages,
+        advice=_advice(captured, uncaptured, stages),
+    )
+
+
+def _milliseconds(
+    iterations: Sequence[Sequence[tuple[Piece, float]]], mark: float
+) -> dict[str, float]:
+    """Of all pieces of a name in an iteration, at the median, without their marks."""
+    names = dict.fromkeys(piece.name for piece, _ in iterations[0])
+    return {
+        name: max(0.0, float(np.median([
+            math.fsum(ms - mark for piece, ms in iteration if piece.name == name)
+            for iteration in iterations
+        ])))
+        for name in names
+    }  # fmt: skip
+
+
+def _iteration(device: Sequence[float], host: Sequence[float], pieces: float) -> Iteration:
+    times = Times.of(device)
+    return Iteration(times, Times.of(host), times.p50 - pieces)
+
+
+def _stage(
+    pieces: Sequence[Piece], milliseconds: float, whole: float, ceilings: Ceilings, product: str
+) -> Stage:
+    name, kind, count = pieces[0].name, pieces[0].kind, len(pieces)
+    nbytes, flops = _sum([p.nbytes for p in pieces]), _sum([p.flops for p in pieces])
+    gigabytes = None if nbytes is None or not milliseconds else 1e-6 * nbytes / milliseconds
+    teraflops = None if flops is None or not milliseconds else 1e-9 * flops / milliseconds
+    moving, most = _bandwidth(pieces, ceilings), ceilings.gemm.get(product)
+    limits: dict[Bound, float] = {}
+    if nbytes is not None:
+        moved = "transfer" if kind in ("upload", "download") else "memory"
+        limits[moved] = 1e-6 * nbytes / moving  # type: ignore[index]
+    if flops is not None and most is not None:
+        limits["compute"] = 1e-9 * flops / most
+    if kind != "engine":  # which has launches of its own, that nobody counts
+        limits["launch"] = count * ceilings.least
+    bound = max(limits, key=lambda limit: limits[limit], default=None)
+    return Stage(
+        name, kind, count, milliseconds, milliseconds / whole, nbytes, gigabytes,
+        None if gigabytes is None else gigabytes / moving, flops, teraflops,
+        None if teraflops is None or most is None else teraflops / most, bound,
+        limits[bound] / milliseconds if bound and milliseconds else None,
+    )  # fmt: skip
+
+
+def _bandwidth(pieces: Sequence[Piece], ceilings: Ceilings) -> float:
+    """What these could reach, 10^9 B/s."""
+    kind, largest = pieces[0].kind, max(p.nbytes or 0 for p in pieces)
+    if kind == "upload":
+        return ceilings.upload
+    if kind == "download":
+        return ceilings.download
+    return ceilings.cached if largest <= ceilings.cache // 2 else ceilings.copy
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _advice(captured: Iteration | None, uncaptured: Iteration, stages: Sequence[Stage]) -> str:
+    """What to do about the largest loss."""
+    iteration = captured or uncaptured
+    if iteration.gap > _WAITING * iteration.device.p50:
+        waits = f"the device waits for {iteration.gap / iteration.device.p50:.0%} of an iteration"
+        if captured is None:
+            return f"{waits}: an engine that can be captured (tensorrt), or more images at once"
+        return f"{waits}: more images at once"
+    top = max(stages, key=lambda stage: stage.milliseconds)
+    told = f"{top.name} takes {top.share:.0%}"
+    if top.of_limit is None:
+        return f"{told}; its limit is not known"
+    told += f", at {top.of_limit:.0%} of its {top.bound} limit"
+    if top.of_limit < _NEAR:
+        other = ", or another engine" if top.kind == "engine" else ""
+        return f"{told}: more images at once may fill the device{other}"
+    return f"{told}: {_AT_LIMIT[top.bound or 'launch']}"
+
+
+_AT_LIMIT: dict[Bound, str] = {
+    "compute": "less precision (export --precision fp16), or fewer iterations",
+    "memory": "less precision (export --precision fp16), or fewer iterations",
+    "launch": "more images at once",
+    "transfer": "more images at once do not help; what is copied has to stay on the device",
+}
