@@ -108,7 +108,7 @@ def describe(bundle: Bundle, path: str, inner: StreamPass) -> Piece:
     first = graph.inputs[0]
     images = inner.inputs[first.name].size / _elements(bundle.manifest, first)
     flops = round(graph.flops * images)
-    return Piece(role.replace("_", " "), "engine", nbytes, flops or None)
+    return Piece(role, "engine", nbytes, flops or None)
 
 
 def _elements(manifest: Manifest, tensor: Tensor) -> int:

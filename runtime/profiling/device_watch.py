@@ -98,7 +98,7 @@ class DeviceWatch:
         return self.steps[-1]
 
     def _by_pieces(self, backlog: Backlog, step: StepSamples, most: int) -> None:
-        step.replay.repeat(1)
+        step.replay.step.enqueue()
         for _ in range(most - 1):
             timeline, holds = backlog.behind(lambda timeline: self._apart(step, timeline))
             if holds or not backlog.grow():
@@ -114,8 +114,9 @@ class DeviceWatch:
             self.timeline = None
 
     def _uncaptured(self, device: Device, step: StepSamples, most: int) -> None:
-        step.replay.repeat(1)
-        there, here = self._timed(device, step.replay.step.enqueue, most - 1)
+        enqueue = step.replay.step.enqueue
+        enqueue()
+        there, here = self._timed(device, enqueue, most - 1)
         step.uncaptured.append(there)
         step.put.append(here)
 
