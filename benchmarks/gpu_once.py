@@ -19,6 +19,7 @@ from unblemish.bundle.manifest import Preprocess
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.device.frames import DeviceFrames
 from unblemish.runtime.geometry import Geometry
+from unblemish.runtime.membrane import roughness
 
 # float32 against float64, over the largest number of an output; a wrong kernel is off by far more.
 TOLERANCE = 1e-4
@@ -44,10 +45,26 @@ def frames(kernels: CudaKernels) -> float:
     return float(np.abs(kernels.device.to_host(found) - Geometry(p).to_model(frame)).max())
 
 
+def holes(kernels: CudaKernels) -> float:
+    """Largest relative difference of a hole's roughness to the CPU's; the hole is then filled."""
+    rng = np.random.default_rng(0)
+    x, made = (rng.random((2, 3, 33, 35), dtype=np.float32) for _ in range(2))
+    free = np.zeros((2, 1, 33, 35), np.float32)
+    free[:, :, 3:17, 5:30] = 1
+    rough, change = np.empty(2), np.empty(2)
+    expected = roughness(x - made, free != 0)
+    kernels.blend(
+        x, made, free, ended=np.zeros(2, np.int32), roughness=rough, largest_change=change,
+        lower=0.0, upper=1.0,
+    )  # fmt: skip
+    return float(np.abs(rough / expected - 1).max())
+
+
 def main() -> None:
     kernels = CudaKernels()
     found = {job.name: error(job, Doubled(kernels)) for job in jobs()}
     found["frames"] = frames(kernels)
+    found["holes"] = holes(kernels)
     for name, value in found.items():
         print(f"{name:40} {value:.1e}{'' if value <= TOLERANCE else '   FAR OFF'}")
     sys.exit(int(max(found.values()) > TOLERANCE))

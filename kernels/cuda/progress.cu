@@ -19,22 +19,24 @@ __device__ inline bool is_flat(const double* best_by_step, int step, double tole
 // The end of an evaluation: a thread for each item. value = objective + extra; an item that has ended stays as it
 // is, and its rate becomes 0, with which unblemish_energy_step leaves it where it is.
 //
-// extra, change, rate, at: nullptr where there is none. change: an item has arrived where it is <= least. trace,
-// best_by_step: (batch, most). best: infinity before the first step. better: 1 where this value is the best.
-// at: one int, -1 before the first step, then the index of the step. gridDim = (blocks, 1).
+// extra, change, guard, rate, at: nullptr where there is none. change: an item has arrived where it is <= least.
+// guard: an item has failed where it is not finite. trace, best_by_step: (batch, most). best: infinity before the
+// first step. better: 1 where this value is the best. at: one int, -1 before the first step, then the index of the
+// step. gridDim = (blocks, 1).
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     unblemish_settle(const double* __restrict__ objective, const double* __restrict__ extra,
-                     const double* __restrict__ change, double least, double tolerance, int patience, double floor,
-                     int most, double* __restrict__ trace, double* __restrict__ best_by_step,
-                     double* __restrict__ best, int* __restrict__ better, int* __restrict__ ended,
-                     int* __restrict__ steps, float* __restrict__ rate, int* __restrict__ at, int batch) {
+                     const double* __restrict__ change, const double* __restrict__ guard, double least,
+                     double tolerance, int patience, double floor, int most, double* __restrict__ trace,
+                     double* __restrict__ best_by_step, double* __restrict__ best, int* __restrict__ better,
+                     int* __restrict__ ended, int* __restrict__ steps, float* __restrict__ rate,
+                     int* __restrict__ at, int batch) {
   using namespace unblemish::cuda;
   if (at != nullptr && first(1) == 0) at[0] = at[0] + 1;
   for (size_t b = first(1); b < static_cast<size_t>(batch); b += stride(1)) {
     better[b] = 0;
     if (ended[b] != kRunning) continue;
     const double sum = objective[b] + (extra == nullptr ? 0.0 : extra[b]);
-    const bool finite = isfinite(sum);
+    const bool finite = isfinite(sum) && (guard == nullptr || isfinite(guard[b]));
     const double value = finite ? sum : static_cast<double>(INFINITY);
     const int step = steps[b];
     steps[b] = step + 1;

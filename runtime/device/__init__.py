@@ -8,6 +8,8 @@ from time to time without waiting for the latest steps.
 from __future__ import annotations
 
 from unblemish.runtime.device.alternation import DeviceAlternation
+from unblemish.runtime.device.blending import DeviceBlending
+from unblemish.runtime.device.descent import DeviceDescent
 from unblemish.runtime.device.inversion import DeviceInversion
 from unblemish.runtime.device.loop import Schedule, run
 from unblemish.runtime.device.passes import StreamPass
@@ -16,6 +18,8 @@ from unblemish.runtime.device.replay import Replay, Step
 
 __all__ = [
     "DeviceAlternation",
+    "DeviceBlending",
+    "DeviceDescent",
     "DeviceInversion",
     "Progress",
     "Replay",

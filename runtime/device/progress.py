@@ -67,15 +67,21 @@ class Progress:
         extra: DeviceArray | None = None,
         change: DeviceArray | None = None,
         rate: DeviceArray | None = None,
+        guard: DeviceArray | None = None,
     ) -> None:
-        """Take in the values of an evaluation, (B,) float64; `rate` of ended items becomes 0."""
+        """Take in the values of an evaluation, (B,) float64; `rate` of ended items becomes 0.
+
+        Args:
+            guard: (B,) float64, of the gradient or the image; an item has failed where it is not
+                finite.
+        """
         e = self.ends
         self._device.launch(
             "settle", self._device.rows(1, self.batch, 1), objective=objective, extra=extra,
-            change=change, rate=rate, least=e.least, tolerance=e.tolerance, patience=e.patience,
-            floor=e.floor, most=e.most, trace=self._trace, best_by_step=self._best_by_step,
-            best=self._best, better=self._better, ended=self.ended, steps=self._steps, at=self.at,
-            batch=self.batch,
+            change=change, guard=guard, rate=rate, least=e.least, tolerance=e.tolerance,
+            patience=e.patience, floor=e.floor, most=e.most, trace=self._trace,
+            best_by_step=self._best_by_step, best=self._best, better=self._better,
+            ended=self.ended, steps=self._steps, at=self.at, batch=self.batch,
         )  # fmt: skip
 
     def keep(self, x: DeviceArray, kept: DeviceArray) -> None:

@@ -63,7 +63,12 @@ def _energy(kernels: Any) -> list[Any]:
     kernels.gaussian_nll(
         x, g, s, scale, cotangent=direct, log_scale_cotangent=shown, objective=value
     )
-    return [*found, x, *sums, direct, shown, value]
+    free, ended = (s > 0.7).astype(np.float32), np.zeros(2, np.int32)
+    filled, rough, change = x.copy(), _doubles(), _doubles()
+    kernels.blend(
+        filled, g, free, ended=ended, roughness=rough, largest_change=change, lower=0.0, upper=1.0
+    )
+    return [*found, x, *sums, direct, shown, value, filled, rough, change]
 
 
 def _terms(kernels: Any) -> list[Any]:
