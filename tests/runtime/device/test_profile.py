@@ -1,4 +1,4 @@
-"""The profile of steps on the double, whose clock says what everything takes: the sums are exact."""
+"""The profile of steps on the double, whose clock says what everything takes: sums are exact."""
 
 from __future__ import annotations
 
