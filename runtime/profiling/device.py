@@ -17,7 +17,7 @@ from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.device.passes import StreamPass
 from unblemish.runtime.inspector import Inspector
 from unblemish.runtime.profiling.device_ceilings import Ceilings, Sizes, measure_ceilings
-from unblemish.runtime.profiling.device_engines import WatchedBackend
+from unblemish.runtime.profiling.device_engines import WatchedBackend, WatchedEngines
 from unblemish.runtime.profiling.device_report import DeviceStep, report
 from unblemish.runtime.profiling.device_timeline import Backlog, Piece
 from unblemish.runtime.profiling.device_watch import DeviceWatch
@@ -63,15 +63,31 @@ def profile_device(
     watch = DeviceWatch(clock)
     watched = WatchedBackend(backend, watch, lambda path, inner: describe(bundle, path, inner))
     with Inspector.open(bundle, backend=watched, threads=threads, kernels=kernels) as inspector:
-        _inspect(inspector, frames)
-        if watched.engines is None or not watch.steps:
+        if watched.engines is None:
             return None
-        rate = len(frames) * _repeat(inspector, frames, seconds, clock, 1)
-        sizes, device = sizes or Sizes(), watched.engines.kernels.device
-        watch.backlog = Backlog(device, clock, sizes.backlog)
-        _repeat(inspector, frames, seconds, clock, _LEAST_ROUNDS)
-        ceilings = measure_ceilings(device, watched.engines.inner, watch.backlog, sizes)
-    product = "float32" if bundle.manifest.precision == "fp32" else "float16"
+        try:
+            return _measured(inspector, watch, watched.engines, frames, seconds, sizes or Sizes())
+        finally:
+            watched.engines.kernels.device.watch = None
+
+
+def _measured(
+    inspector: Inspector,
+    watch: DeviceWatch,
+    engines: WatchedEngines,
+    frames: Sequence[NDArray[Any]],
+    seconds: float,
+    sizes: Sizes,
+) -> DeviceProfile | None:
+    _inspect(inspector, frames)
+    if not watch.steps:
+        return None
+    device, clock = engines.kernels.device, watch.clock
+    rate = len(frames) * _repeat(inspector, frames, seconds, clock, 1)
+    watch.backlog = Backlog(device, clock, sizes.backlog)
+    _repeat(inspector, frames, seconds, clock, _LEAST_ROUNDS)
+    ceilings = measure_ceilings(device, engines.inner, watch.backlog, sizes)
+    product = "float32" if inspector.bundle.manifest.precision == "fp32" else "float16"
     steps = [report(step, ceilings, product) for step in watch.steps if step.complete]
     return DeviceProfile(rate, ceilings, product, tuple(steps))
 

@@ -118,6 +118,7 @@ def _product(
         device.to_device(random.standard_normal((side, side), np.float32).astype(dtype))
         for _ in range(2)
     )
+    device.driver.synchronise()  # or else they might be given back while they are on their way
     with resources.as_file(resources.files("unblemish.runtime.profiling") / file) as path:
         product = engines.single(str(path), {"a": a, "b": b})
         return _on_stream(device, lambda: product.enqueue(device.driver.stream))

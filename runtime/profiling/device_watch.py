@@ -62,7 +62,7 @@ class DeviceWatch:
         self.backlog: Backlog | None = None
         self.timeline: Timeline | None = None
         self.steps: list[StepSamples] = []
-        self._clock = clock
+        self.clock = clock
 
     def moves(self, nbytes: int) -> None:
         """See `Watch`."""
@@ -129,10 +129,10 @@ class DeviceWatch:
     def _timed(self, device: Device, put: Callable[[], None], count: int) -> tuple[float, float]:
         """Milliseconds of device and host for each of `count`, behind one that is on its way."""
         driver = device.driver
-        before, began = driver.record(timing=True), self._clock()
+        before, began = driver.record(timing=True), self.clock()
         for _ in range(count):
             put()
-        here = self._clock() - began
+        here = self.clock() - began
         after = driver.record(timing=True)
         driver.synchronise()
         return after.since(before) / count, 1e3 * here / count

@@ -11,9 +11,11 @@ from emulated_backend import EmulatedBackend
 from emulated_clock import EmulatedClock
 from emulated_driver import EmulatedDriver
 
-from unblemish.kernels.cuda import CudaKernels
+from unblemish.errors import BackendError
+from unblemish.kernels.cuda import CudaKernels, Device
 from unblemish.runtime.device import DeviceAlternation, Replay, Schedule, run
 from unblemish.runtime.device.alternation import AlternationSettings
+from unblemish.runtime.device.engines import DeviceEngines, DeviceGraph
 from unblemish.runtime.device.progress import Ends
 from unblemish.runtime.profiling import device_timeline
 from unblemish.runtime.profiling.device_ceilings import Ceilings, Sizes, measure_ceilings
@@ -224,6 +226,54 @@ def test_ceilings_are_those_of_the_clock(make_driver: Callable[..., EmulatedDriv
     assert found.download == pytest.approx(2e-6 / COPY, rel=1e-3)
     rate = 2e-9 * 16**3
     assert found.gemm == pytest.approx({"float32": rate / 2, "float16": rate / 0.5}, rel=0.01)
+
+
+def test_a_step_and_the_ceilings_are_measured_where_the_kernels_run(
+    any_kernels: CudaKernels,
+) -> None:
+    device, watch, copied = any_kernels.device, DeviceWatch(), 1 << 26
+    if isinstance(device.driver, EmulatedDriver):
+        device.driver.clock.piece, copied = 0.5, 1 << 16
+    step = DeviceAlternation(
+        any_kernels, WatchedPass(_Copying(device), Piece("copies", "engine", 2 * IMAGES), watch),
+        AlternationSettings(0.2, 0.7, -2.0, 2.0), Ends(40, least=-1.0),
+    )  # fmt: skip
+    device.watch, watch.backlog = watch, Backlog(device, nbytes=copied)
+    replay = Replay(device, step)
+    for _ in range(6):
+        step.start(np.zeros(SHAPE, np.float32))
+        run(device, replay, Schedule())
+    device.watch = None
+    ceilings = measure_ceilings(
+        device, DeviceEngines(any_kernels, _refuse), watch.backlog, Sizes(16, 1 << 20)
+    )
+    assert ceilings.gemm == {}
+    assert min(ceilings.copy, ceilings.cached, ceilings.upload, ceilings.download) > 0
+    found = report(watch.steps[0], ceilings, "float32")
+    assert found.captured is not None
+    assert found.captured.device.p50 > 0
+    assert found.uncaptured.device.p50 > 0
+    assert [stage.name for stage in found.stages] == ["copies", *list(STAGES)[1:]]
+    assert 0 < found.pieces < 2 * found.uncaptured.device.p50
+
+
+class _Copying:
+    """An engine that any driver can run and capture."""
+
+    capturable = True
+
+    def __init__(self, device: Device) -> None:
+        self.inputs, self.outputs = (
+            {name: device.zeros(SHAPE)} for name in ("image", "reconstruction")
+        )
+        self._device = device
+
+    def enqueue(self, stream: int) -> None:
+        self._device.copy(self.outputs["reconstruction"], self.inputs["image"])
+
+
+def _refuse(path: str) -> DeviceGraph:
+    raise BackendError("there is no engine here.")
 
 
 def test_events_tell_the_time(any_kernels: CudaKernels) -> None:

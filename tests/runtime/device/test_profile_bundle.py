@@ -49,9 +49,10 @@ def _frames(count: int) -> list[np.ndarray]:
     return [rng.integers(0, 255, (20, 30), np.uint8) for _ in range(count)]
 
 
-def _profile(bundle: Bundle, driver: EmulatedDriver, **more: Any) -> DeviceProfile | None:
+def _profile(bundle: Bundle, kernels: CudaKernels, **more: Any) -> DeviceProfile | None:
+    driver: Any = kernels.device.driver
     return profile_device(
-        bundle, EmulatedBackend(**more), _frames(3), seconds=0, kernels=CudaKernels(driver=driver),
+        bundle, EmulatedBackend(**more), _frames(3), seconds=0, kernels=kernels,
         clock=driver.clock, sizes=SMALL,
     )  # fmt: skip
 
@@ -60,7 +61,8 @@ def _profile(bundle: Bundle, driver: EmulatedDriver, **more: Any) -> DeviceProfi
 def test_steps_of_inspections_are_taken_apart(
     make_energy_bundle: MakeBundle, make_driver: Callable[..., EmulatedDriver], capturable: bool
 ) -> None:
-    found = _profile(make_energy_bundle(), make_driver(clock=_clock()), capturable=capturable)
+    kernels = CudaKernels(driver=make_driver(clock=_clock()))
+    found = _profile(make_energy_bundle(), kernels, capturable=capturable)
     assert found is not None
     assert found.frames_per_second > 0
     assert found.product == "float32"
@@ -72,12 +74,14 @@ def test_steps_of_inspections_are_taken_apart(
     assert engine.milliseconds == 4.0
     assert step.pieces == sum(stage.milliseconds for stage in step.stages)
     assert step.queued
+    assert kernels.device.watch is None
 
 
 def test_frames_that_are_searched_together_have_a_step_of_their_own(
     make_energy_bundle: MakeBundle, make_driver: Callable[..., EmulatedDriver]
 ) -> None:
-    found = _profile(make_energy_bundle(calibration=CALIBRATION), make_driver(clock=_clock()))
+    kernels = CudaKernels(driver=make_driver(clock=_clock()))
+    found = _profile(make_energy_bundle(calibration=CALIBRATION), kernels)
     assert found is not None
     assert [step.batch for step in found.steps] == [3]
 
@@ -87,7 +91,7 @@ def test_what_is_not_searched_on_the_device_has_no_profile_of_it(
 ) -> None:
     bundle = make_energy_bundle(calibration={**CALIBRATION, "refine": "error"})  # one pass, no more
     assert profile_device(bundle, OrtBackend(1), _frames(1), seconds=0) is None
-    assert _profile(bundle, make_driver(clock=_clock())) is None
+    assert _profile(bundle, CudaKernels(driver=make_driver(clock=_clock()))) is None
 
 
 def test_a_pass_counts_weights_tensors_and_arithmetic(make_energy_bundle: MakeBundle) -> None:
