@@ -18,7 +18,7 @@ from unblemish.runtime.device.passes import StreamPass
 from unblemish.runtime.inspector import Inspector
 from unblemish.runtime.profiling.device_ceilings import Ceilings, Sizes, measure_ceilings
 from unblemish.runtime.profiling.device_engines import WatchedBackend, WatchedEngines
-from unblemish.runtime.profiling.device_report import DeviceStep, report
+from unblemish.runtime.profiling.device_report import DeviceStep, Stage, report, report_outside
 from unblemish.runtime.profiling.device_timeline import Backlog, Piece
 from unblemish.runtime.profiling.device_watch import DeviceWatch
 from unblemish.runtime.solvers.loop import Clock
@@ -34,12 +34,14 @@ class DeviceProfile:
         frames_per_second: inspected, as many at once as are worth it, reading the files left out.
         product: dtype of the matrix product that engines are compared with.
         steps: the ones that took part, the first met first.
+        outside: passes and kernels that are not part of a search, for a frame.
     """
 
     frames_per_second: float
     ceilings: Ceilings
     product: str
     steps: tuple[DeviceStep, ...]
+    outside: tuple[Stage, ...]
 
 
 def profile_device(
@@ -54,7 +56,7 @@ def profile_device(
     sizes: Sizes | None = None,
 ) -> DeviceProfile | None:
     """Inspect frames for about twice `seconds`: as ever, then as `DeviceWatch` does; and measure
-    the ceilings. None where no search runs on the device.
+    the ceilings. None where nothing runs on the device.
 
     Raises: BundleError, BackendError or ConfigError, as `Inspector.open`.
     """
@@ -80,16 +82,19 @@ def _measured(
     sizes: Sizes,
 ) -> DeviceProfile | None:
     _inspect(inspector, frames)
-    if not watch.steps:
+    if not watch.used:
         return None
     device, clock = engines.kernels.device, watch.clock
-    rate = len(frames) * _repeat(inspector, frames, seconds, clock, 1)
-    watch.backlog = Backlog(device, clock, sizes.backlog)
-    _repeat(inspector, frames, seconds, clock, _LEAST_ROUNDS)
-    ceilings = measure_ceilings(device, engines.inner, watch.backlog, sizes)
+    rounds, spent = _repeat(inspector, frames, seconds, clock, 1)
+    frame = spent / (rounds * len(frames))
+    backlog = Backlog(device, clock, sizes.backlog)
+    with watch.measuring(device, backlog) as outside:
+        rounds, _ = _repeat(inspector, frames, seconds, clock, _LEAST_ROUNDS)
+    ceilings = measure_ceilings(device, engines.inner, backlog, sizes)
     product = "float32" if inspector.bundle.manifest.precision == "fp32" else "float16"
     steps = [report(step, ceilings, product) for step in watch.steps if step.complete]
-    return DeviceProfile(rate, ceilings, product, tuple(steps))
+    others = report_outside(outside, rounds * len(frames), 1e3 * frame, ceilings, product)
+    return DeviceProfile(1 / frame, ceilings, product, tuple(steps), others)
 
 
 def _inspect(inspector: Inspector, frames: Sequence[NDArray[Any]]) -> None:
@@ -102,13 +107,13 @@ def _inspect(inspector: Inspector, frames: Sequence[NDArray[Any]]) -> None:
 
 def _repeat(
     inspector: Inspector, frames: Sequence[NDArray[Any]], seconds: float, clock: Clock, least: int
-) -> float:
-    """Inspect over and over; rounds per second."""
+) -> tuple[int, float]:
+    """Inspect over and over; how often, and how many seconds that took."""
     began, rounds = clock(), 0
     while rounds < least or clock() - began < seconds:
         _inspect(inspector, frames)
         rounds += 1
-    return rounds / (clock() - began)
+    return rounds, clock() - began
 
 
 def describe(bundle: Bundle, path: str, inner: StreamPass) -> Piece:

@@ -12,29 +12,26 @@ from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.backends.protocol import Backend, Pair, Program
 from unblemish.runtime.device.engines import DeviceBackend, DeviceEngines, DeviceGraph
 from unblemish.runtime.device.passes import PassPair, StreamPass
-from unblemish.runtime.profiling.device_timeline import Piece, Timeline
+from unblemish.runtime.profiling.device_timeline import Piece
 
 
-class PassWatch(Watch, Protocol):
-    """A profile that has a timeline while it takes an iteration to pieces."""
+class PieceWatch(Watch, Protocol):
+    """A profile that wants to put what is one piece on the stream itself."""
 
-    timeline: Timeline | None
+    def take(self, piece: Piece, put: Callable[[], None]) -> None:
+        """Put a piece on the stream."""
 
 
 class WatchedPass:
-    """A pass that is one piece of a timeline. Implements `StreamPass`."""
+    """A pass that is one piece. Implements `StreamPass`."""
 
-    def __init__(self, inner: StreamPass, piece: Piece, watch: PassWatch) -> None:
+    def __init__(self, inner: StreamPass, piece: Piece, watch: PieceWatch) -> None:
         self.inputs, self.outputs, self.capturable = inner.inputs, inner.outputs, inner.capturable
         self._inner, self._piece, self._watch = inner, piece, watch
 
     def enqueue(self, stream: int) -> None:
         """See `StreamPass`."""
-        timeline = self._watch.timeline
-        if timeline is None:
-            self._inner.enqueue(stream)
-        else:
-            timeline.take(self._piece, lambda: self._inner.enqueue(stream))
+        self._watch.take(self._piece, lambda: self._inner.enqueue(stream))
 
 
 Describe = Callable[[str, StreamPass], Piece]
@@ -47,7 +44,7 @@ class WatchedEngines(DeviceEngines):
         describe: path of a graph and its pass -> the piece that it is.
     """
 
-    def __init__(self, inner: DeviceEngines, watch: PassWatch, describe: Describe) -> None:
+    def __init__(self, inner: DeviceEngines, watch: PieceWatch, describe: Describe) -> None:
         super().__init__(inner.kernels, inner.graph)
         self.inner, self._watch, self._describe = inner, watch, describe
 
@@ -79,7 +76,7 @@ class WatchedBackend:
         backend: one that has `on_device`.
     """
 
-    def __init__(self, backend: Backend, watch: PassWatch, describe: Describe) -> None:
+    def __init__(self, backend: Backend, watch: PieceWatch, describe: Describe) -> None:
         self.name = backend.name
         self.engines: WatchedEngines | None = None
         self._backend, self._watch, self._describe = backend, watch, describe

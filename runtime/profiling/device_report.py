@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from unblemish.runtime.profiling.device_ceilings import Ceilings
+from unblemish.runtime.profiling.device_outside import Outside
 from unblemish.runtime.profiling.device_timeline import Kind, Piece
 from unblemish.runtime.profiling.device_watch import StepSamples
 from unblemish.runtime.profiling.timing import Times
@@ -22,10 +23,10 @@ _WAITING = 0.2  # of an iteration
 
 @dataclass(frozen=True)
 class Stage:
-    """All pieces of one name in an iteration, at the median.
+    """All pieces of one name: in an iteration, at the median, or for a frame, at the mean.
 
     Args:
-        count: of pieces. milliseconds: without the marks. share: of the iteration.
+        count: of pieces. milliseconds: without the marks. share: of the iteration, or the frame.
         nbytes, flops: at the least, see `Piece`.
         gigabytes: reached, 10^9 B/s. of_copy: over what a copy reaches, of arrays that leave the
             cache, or that stay in it where these do; of transfers, over those of pinned memory.
@@ -35,7 +36,7 @@ class Stage:
 
     name: str
     kind: Kind
-    count: int
+    count: float
     milliseconds: float
     share: float
     nbytes: int | None
@@ -98,9 +99,10 @@ def report(samples: StepSamples, ceilings: Ceilings, product: str) -> DeviceStep
     captured = _iteration(samples.captured, samples.launched, pieces) if samples.captured else None
     whole = (captured or uncaptured).device.p50
     stages = tuple(
-        _stage([p for p, _ in samples.pieces[0] if p.name == name], ms, whole, ceilings, product)
+        _stage(_together([p for p, _ in samples.pieces[0] if p.name == name], ms), whole, ceilings,
+               product)
         for name, ms in times.items()
-    )
+    )  # fmt: skip
     return DeviceStep(
         step=type(samples.replay.step).__name__,
         batch=samples.replay.step.progress.batch,
@@ -112,6 +114,42 @@ def report(samples: StepSamples, ceilings: Ceilings, product: str) -> DeviceStep
         stages=stages,
         advice=_advice(captured, uncaptured, stages),
     )
+
+
+def report_outside(
+    outside: Outside, frames: int, frame: float, ceilings: Ceilings, product: str
+) -> tuple[Stage, ...]:
+    """Summarise what was not part of a search, for a frame.
+
+    Args:
+        frames: inspected while it was measured. frame: ms for one.
+    """
+    works = []
+    for times, piece, milliseconds in outside.totals().values():
+        count, nbytes, flops = times / frames, piece.nbytes, piece.flops
+        each = replace(
+            piece,
+            nbytes=None if nbytes is None else round(count * nbytes),
+            flops=None if flops is None else round(count * flops),
+        )
+        works.append(_Work(each, count, nbytes or 0, count * max(milliseconds - ceilings.mark, 0)))
+    return tuple(_stage(work, frame, ceilings, product) for work in works)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Pieces of one name as one: their number, the bytes of the largest, and ms without marks."""
+
+    piece: Piece
+    count: float
+    largest: int
+    milliseconds: float
+
+
+def _together(pieces: Sequence[Piece], milliseconds: float) -> _Work:
+    nbytes, flops = _sum([p.nbytes for p in pieces]), _sum([p.flops for p in pieces])
+    largest = max(p.nbytes or 0 for p in pieces)
+    return _Work(replace(pieces[0], nbytes=nbytes, flops=flops), len(pieces), largest, milliseconds)
 
 
 def _milliseconds(
@@ -133,14 +171,12 @@ def _iteration(device: Sequence[float], host: Sequence[float], pieces: float) ->
     return Iteration(times, Times.of(host), times.p50 - pieces)
 
 
-def _stage(
-    pieces: Sequence[Piece], milliseconds: float, whole: float, ceilings: Ceilings, product: str
-) -> Stage:
-    name, kind, count = pieces[0].name, pieces[0].kind, len(pieces)
-    nbytes, flops = _sum([p.nbytes for p in pieces]), _sum([p.flops for p in pieces])
+def _stage(work: _Work, whole: float, ceilings: Ceilings, product: str) -> Stage:
+    piece, count, milliseconds = work.piece, work.count, work.milliseconds
+    kind, nbytes, flops = piece.kind, piece.nbytes, piece.flops
     gigabytes = None if nbytes is None or not milliseconds else 1e-6 * nbytes / milliseconds
     teraflops = None if flops is None or not milliseconds else 1e-9 * flops / milliseconds
-    moving, most = _bandwidth(pieces, ceilings), ceilings.gemm.get(product)
+    moving, most = _bandwidth(kind, work.largest, ceilings), ceilings.gemm.get(product)
     limits: dict[Bound, float] = {}
     if nbytes is not None:
         moved = "transfer" if kind in ("upload", "download") else "memory"
@@ -151,16 +187,15 @@ def _stage(
         limits["launch"] = count * ceilings.least
     bound = max(limits, key=lambda limit: limits[limit], default=None)
     return Stage(
-        name, kind, count, milliseconds, milliseconds / whole, nbytes, gigabytes,
+        piece.name, kind, count, milliseconds, milliseconds / whole, nbytes, gigabytes,
         None if gigabytes is None else gigabytes / moving, flops, teraflops,
         None if teraflops is None or most is None else teraflops / most, bound,
         limits[bound] / milliseconds if bound and milliseconds else None,
     )  # fmt: skip
 
 
-def _bandwidth(pieces: Sequence[Piece], ceilings: Ceilings) -> float:
-    """What these could reach, 10^9 B/s."""
-    kind, largest = pieces[0].kind, max(p.nbytes or 0 for p in pieces)
+def _bandwidth(kind: Kind, largest: int, ceilings: Ceilings) -> float:
+    """What pieces of these bytes at most could reach, 10^9 B/s."""
     if kind == "upload":
         return ceilings.upload
     if kind == "download":

@@ -35,6 +35,13 @@ class Piece:
     nbytes: int | None = None
     flops: int | None = None
 
+    @staticmethod
+    def of(kernel: Signature, nbytes: int) -> Piece:
+        """A launch."""
+        if kernel.source == "progress":  # its arrays are kept for all steps, and hardly touched
+            return Piece("bookkeeping", "bookkeeping")
+        return Piece(kernel.name, "kernel", nbytes)
+
 
 class Timeline:
     """A `Driver` that marks the stream behind every piece.
@@ -56,10 +63,7 @@ class Timeline:
     def launch(self, kernel: Signature, grid: tuple[int, int], values: list[Any]) -> None:
         """See `Driver`."""
         self._driver.launch(kernel, grid, values)
-        if kernel.source == "progress":  # its arrays are kept for all steps, and hardly touched
-            self._mark(Piece("bookkeeping", "bookkeeping"))
-        else:
-            self._mark(Piece(kernel.name, "kernel", self.moved))
+        self._mark(Piece.of(kernel, self.moved))
 
     def upload(self, pointer: int, host: NDArray[Any]) -> None:
         """See `Driver`."""
@@ -113,7 +117,7 @@ class Backlog:
     def __init__(
         self, device: Device, clock: Clock = time.perf_counter, nbytes: int = _BACKLOG
     ) -> None:
-        self._device, self._clock = device, clock
+        self.device, self._clock = device, clock
         self._arrays = device.zeros((nbytes // 4,)), device.zeros((nbytes // 4,))
         self._copies = 1
 
@@ -122,16 +126,16 @@ class Backlog:
 
         Returns: the timeline, and whether it holds: the copies ran until all pieces were there.
         """
-        driver = self._device.driver
+        driver = self.device.driver
         began, start = self._clock(), driver.record(timing=True)
         for _ in range(self._copies):
-            self._device.copy(*self._arrays)
+            self.device.copy(*self._arrays)
         timeline = Timeline(driver)
-        self._device.driver = cast(Driver, timeline)
+        self.device.driver = cast(Driver, timeline)
         try:
             put(timeline)
         finally:
-            self._device.driver = driver
+            self.device.driver = driver
         host = self._clock() - began
         driver.synchronise()
         return timeline, timeline.marks[0].since(start) >= 1e3 * host

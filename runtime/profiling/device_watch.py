@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 from unblemish.kernels.cuda.device import Device
+from unblemish.kernels.cuda.driver import Driver
+from unblemish.kernels.cuda.signatures import Signature
 from unblemish.runtime.device.loop import Schedule, run
 from unblemish.runtime.device.replay import Replay
+from unblemish.runtime.profiling.device_outside import LaunchDriver, Outside
 from unblemish.runtime.profiling.device_timeline import Backlog, Piece, Timeline
 from unblemish.runtime.solvers.loop import Clock
 
@@ -47,7 +52,7 @@ class StepSamples:
 class DeviceWatch:
     """Runs searches on the device in ways that tell the time; see `runtime.device.run`.
 
-    With a backlog every search is measured in one of three ways, by turns: iterations piece by
+    While it measures, every search is run in one of three ways, by turns: iterations piece by
     piece, the same without marks in between, and replayed as a graph. They are iterations of that
     search, the first few; it ends then, so that its result is not what it would be.
 
@@ -55,40 +60,76 @@ class DeviceWatch:
         clock: of the host, seconds.
 
     Attributes:
-        backlog: None as long as searches run as ever.
+        steps: of all searches so far. used: whether anything was put on the stream.
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
-        self.backlog: Backlog | None = None
-        self.timeline: Timeline | None = None
         self.steps: list[StepSamples] = []
+        self.used = False
         self.clock = clock
+        self._backlog: Backlog | None = None
+        self._outside: Outside | None = None
+        self._timeline: Timeline | None = None
+        self._moved = 0
+        self._searching = False
+
+    @contextmanager
+    def measuring(self, device: Device, backlog: Backlog) -> Iterator[Outside]:
+        """Measure; what is put on the stream outside of searches is in what this gives."""
+        driver, outside = device.driver, Outside(backlog)
+        self._backlog, self._outside = backlog, outside
+        device.driver = cast(Driver, LaunchDriver(driver, self._launch))
+        try:
+            yield outside
+        finally:
+            device.driver, self._backlog, self._outside = driver, None, None
 
     def moves(self, nbytes: int) -> None:
         """See `Watch`."""
-        if self.timeline is not None:
-            self.timeline.moved = nbytes
+        self.used = True
+        self._moved = nbytes
+        if self._timeline is not None:
+            self._timeline.moved = nbytes
+
+    def take(self, piece: Piece, put: Callable[[], None]) -> None:
+        """See `PieceWatch`."""
+        self.used = True
+        if self._timeline is not None:
+            self._timeline.take(piece, put)
+        elif self._searching or self._outside is None:
+            put()
+        else:
+            self._outside.take(piece, put)
+
+    def _launch(self, kernel: Signature, put: Callable[[], None]) -> None:
+        if self._searching:
+            put()
+        else:
+            self.take(Piece.of(kernel, self._moved), put)
 
     def search(self, device: Device, replay: Replay, schedule: Schedule, clock: Clock) -> float:
         """See `SearchWatch`."""
-        step = self._step(replay)
+        step, began = self._step(replay), clock()
         most = min(replay.step.progress.ends.most, _ITERATIONS)
-        if self.backlog is None or most < _LEAST:
-            device.watch = None
-            try:
+        device.watch, self._searching = None, True
+        try:
+            if self._backlog is None or most < _LEAST:
                 return run(device, replay, schedule, clock=clock)
-            finally:
-                device.watch = self
-        began = clock()
+            device.watch = self
+            self._measure(device, step, most, self._backlog)
+        finally:
+            device.watch, self._searching = self, False
+        return clock() - began
+
+    def _measure(self, device: Device, step: StepSamples, most: int, backlog: Backlog) -> None:
         turn = step.searches % 3
         if turn == 0:
-            self._by_pieces(self.backlog, step, most)
-        elif turn == 1 or not replay.step.capturable:
+            self._by_pieces(backlog, step, most)
+        elif turn == 1 or not step.replay.step.capturable:
             self._uncaptured(device, step, most)
         else:
             self._captured(device, step, most)
         step.searches += 1
-        return clock() - began
 
     def _step(self, replay: Replay) -> StepSamples:
         for step in self.steps:
@@ -107,11 +148,11 @@ class DeviceWatch:
                 step.pieces.append(list(pieces))
 
     def _apart(self, step: StepSamples, timeline: Timeline) -> None:
-        self.timeline = timeline
+        self._timeline = timeline
         try:
             step.replay.step.enqueue()
         finally:
-            self.timeline = None
+            self._timeline = None
 
     def _uncaptured(self, device: Device, step: StepSamples, most: int) -> None:
         enqueue = step.replay.step.enqueue

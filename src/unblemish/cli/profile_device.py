@@ -47,7 +47,11 @@ def text(result: dict[str, Any]) -> str:
         f"{result['frames_per_second']:.1f} frames/s inspected, reading the files left out",
         *_ceilings(result["ceilings"]),
     ]
-    return "\n".join([*head, *(line for step in result["steps"] for line in ("", *_step(step)))])
+    steps = [line for step in result["steps"] for line in ("", *_step(step))]
+    if result["outside"]:
+        rows = [_row(stage) for stage in result["outside"]]
+        steps += ["", "outside of searches, for a frame", format_table(_COLUMNS, rows)]
+    return "\n".join([*head, *steps])
 
 
 def _ceilings(c: dict[str, Any]) -> list[str]:
@@ -91,7 +95,8 @@ _COLUMNS = (
 
 def _row(stage: dict[str, Any]) -> tuple[str, ...]:
     return (
-        stage["name"], str(stage["count"]), f"{stage['milliseconds']:.4f}", f"{stage['share']:.0%}",
+        stage["name"], f"{stage['count']:.3g}", f"{stage['milliseconds']:.4f}",
+        f"{stage['share']:.0%}",
         _number(stage["gigabytes"], ".1f"), _number(stage["of_copy"], ".0%"),
         _number(stage["teraflops"], ".2f"), _number(stage["of_gemm"], ".0%"),
         _number(stage["of_limit"], ".0%"), stage["bound"] or "",

@@ -20,7 +20,7 @@ from unblemish.runtime.device.progress import Ends
 from unblemish.runtime.profiling import device_timeline
 from unblemish.runtime.profiling.device_ceilings import Ceilings, Sizes, measure_ceilings
 from unblemish.runtime.profiling.device_engines import WatchedPass
-from unblemish.runtime.profiling.device_report import DeviceStep, Stage, report
+from unblemish.runtime.profiling.device_report import DeviceStep, Stage, report, report_outside
 from unblemish.runtime.profiling.device_timeline import Backlog, Piece
 from unblemish.runtime.profiling.device_watch import DeviceWatch, StepSamples
 
@@ -63,10 +63,10 @@ def profiled(
             AlternationSettings(0.2, 0.7, -2.0, 2.0), Ends(40, least=-1.0),
         )  # fmt: skip
         device.watch, replay = watch, Replay(device, step)
-        watch.backlog = Backlog(device, clock, 1 << 16)  # a copy of 16 ms
-        for _ in range(searches):
-            step.start(np.zeros(SHAPE, np.float32))
-            run(device, replay, Schedule())
+        with watch.measuring(device, Backlog(device, clock, 1 << 16)):  # a copy of 16 ms
+            for _ in range(searches):
+                step.start(np.zeros(SHAPE, np.float32))
+                run(device, replay, Schedule())
         (samples,) = watch.steps
         return samples
 
@@ -204,6 +204,31 @@ def test_a_search_that_is_not_measured_runs_as_ever(
     assert outcomes[0].status == outcomes[1].status
 
 
+def test_what_is_put_there_outside_of_searches_is_counted_for_a_frame(
+    make_driver: Callable[..., EmulatedDriver],
+) -> None:
+    clock = EmulatedClock(2.0, costs=COSTS | {"norms": 0.75}, per_byte={"copy": COPY})
+    kernels = CudaKernels(driver=make_driver(clock=clock))
+    device, watch = kernels.device, DeviceWatch(clock)
+    device.watch = watch
+    engine = WatchedPass(_Engine(kernels, True), Piece("features", "engine", 5000, 8000), watch)
+    x, sums = device.zeros((2, 30)), [device.zeros((2,), np.float64) for _ in range(2)]
+    with watch.measuring(device, Backlog(device, clock, 1 << 16)) as outside:
+        for _ in range(3):
+            engine.enqueue(kernels.stream)
+        kernels.norms(x, squared=sums[0], largest=sums[1])
+    engine.enqueue(kernels.stream)  # is not counted any more
+    assert device.driver.name == "emulated"
+    found = report_outside(outside, 2, 100.0, CEILINGS, "float32")
+    features, norms, _ = found
+    assert [stage.name for stage in found] == ["features", "norms", "finish_norms"]
+    assert (features.count, features.milliseconds, features.share) == (1.5, 6.0, 0.06)
+    assert (features.nbytes, features.flops) == (7500, 12000)
+    assert features.of_gemm == pytest.approx(8000 / 4e-3 / 1e6)
+    assert (norms.count, norms.milliseconds) == (0.5, 0.375)
+    assert norms.nbytes == round((4 * 60 + 2 * 8 * 2) / 2)
+
+
 def test_ceilings_are_those_of_the_clock(make_driver: Callable[..., EmulatedDriver]) -> None:
     clock = EmulatedClock(
         0.25,
@@ -238,15 +263,15 @@ def test_a_step_and_the_ceilings_are_measured_where_the_kernels_run(
         any_kernels, WatchedPass(_Copying(device), Piece("copies", "engine", 2 * IMAGES), watch),
         AlternationSettings(0.2, 0.7, -2.0, 2.0), Ends(40, least=-1.0),
     )  # fmt: skip
-    device.watch, watch.backlog = watch, Backlog(device, nbytes=copied)
+    device.watch, backlog = watch, Backlog(device, nbytes=copied)
     replay = Replay(device, step)
-    for _ in range(6):
-        step.start(np.zeros(SHAPE, np.float32))
-        run(device, replay, Schedule())
+    with watch.measuring(device, backlog):
+        for _ in range(6):
+            step.start(np.zeros(SHAPE, np.float32))
+            run(device, replay, Schedule())
     device.watch = None
-    ceilings = measure_ceilings(
-        device, DeviceEngines(any_kernels, _refuse), watch.backlog, Sizes(16, 1 << 20)
-    )
+    engines = DeviceEngines(any_kernels, _refuse)
+    ceilings = measure_ceilings(device, engines, backlog, Sizes(16, 1 << 20))
     assert ceilings.gemm == {}
     assert min(ceilings.copy, ceilings.cached, ceilings.upload, ceilings.download) > 0
     found = report(watch.steps[0], ceilings, "float32")

@@ -134,7 +134,7 @@ def test_the_command_adds_the_device(
     found = json.loads(capsys.readouterr().out)
     assert {"per_image_ms", "per_step_ms", "device"} < set(found)
     device = found["device"]
-    assert set(device) == {"gpu", "frames_per_second", "ceilings", "product", "steps"}
+    assert set(device) == {"gpu", "frames_per_second", "ceilings", "product", "steps", "outside"}
     assert set(device["ceilings"]["gemm"]) == {"float32", "float16"}
     (step,) = device["steps"]
     assert set(step) == {
