@@ -133,6 +133,26 @@ np.testing.assert_array_equal(device.to_host(grad), x)
 """)
 
 
+def test_ceilings_are_measured(script: Callable[[str], str]) -> None:
+    script("""
+from unblemish.errors import BackendError
+from unblemish.runtime.device.engines import DeviceEngines
+from unblemish.runtime.profiling.device_ceilings import Sizes, measure_ceilings
+from unblemish.runtime.profiling.device_timeline import Backlog
+def refuse(path):
+    raise BackendError("there is no engine here.")
+backlog, sizes = Backlog(device, nbytes=1 << 16), Sizes(16, 1 << 16)
+found = measure_ceilings(device, DeviceEngines(kernels, refuse), backlog, sizes)
+# A millisecond for everything but an event.
+assert (found.mark, found.least, found.node, found.launch) == (0, 1, 1, 1), found
+assert found.gemm == {} and found.cache == 65536
+np.testing.assert_allclose(
+    [found.copy, found.cached, found.upload, found.download],
+    1e-6 * np.array([2 * 8 * 65536, 2 * 16384, 65536, 65536]), rtol=1e-6,
+)
+""")
+
+
 def test_errors_say_what_to_do(script: Callable[[str], str]) -> None:
     said = script("""
 from unblemish.errors import BackendError
