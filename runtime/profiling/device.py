@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.manifest import Manifest, Tensor
+from unblemish.bundle.manifest import GraphRole, Manifest
 from unblemish.kernels import Kernels
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.device.passes import StreamPass
@@ -24,6 +24,7 @@ from unblemish.runtime.profiling.device_watch import DeviceWatch
 from unblemish.runtime.solvers.loop import Clock
 
 _LEAST_ROUNDS = 6  # two of each way to run a search
+_SHOWN = ("image", "latent", "gradient")  # tensors of images, or one for each
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,17 @@ def describe(bundle: Bundle, path: str, inner: StreamPass) -> Piece:
     role = roles.get(path)
     if role is None:
         return Piece(Path(path).stem, "engine", nbytes)
-    graph = bundle.manifest.graphs[role]
-    first = graph.inputs[0]
-    images = inner.inputs[first.name].size / _elements(bundle.manifest, first)
-    flops = round(graph.flops * images)
-    return Piece(role, "engine", nbytes, flops or None)
+    flops = bundle.manifest.graphs[role].flops * _images(bundle.manifest, role, inner)
+    return Piece(role, "engine", nbytes, round(flops) or None)
 
 
-def _elements(manifest: Manifest, tensor: Tensor) -> int:
-    """Size at batch 1; open sides are those of the model's image."""
+def _images(manifest: Manifest, role: GraphRole, inner: StreamPass) -> float:
+    """How many of the model's images a pass takes; of crops, by their pixels."""
+    graph, arrays = manifest.graphs[role], {**inner.inputs, **inner.outputs}
+    shown = [t for t in (*graph.inputs, *graph.outputs) if t.role in _SHOWN]
+    if not shown:
+        return arrays[graph.inputs[0].name].shape[0]
     p, count = manifest.preprocess, 1
-    for given, model in zip(tensor.shape, (1, p.channels, p.height, p.width), strict=False):
+    for given, model in zip(shown[0].shape, (1, p.channels, p.height, p.width), strict=False):
         count *= given if isinstance(given, int) else model
-    return count
+    return arrays[shown[0].name].size / count

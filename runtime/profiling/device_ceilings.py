@@ -124,7 +124,7 @@ def _product(
     device.driver.synchronise()  # or else they might be given back while they are on their way
     with resources.as_file(resources.files("unblemish.runtime.profiling") / file) as path:
         product = engines.single(str(path), {"a": a, "b": b})
-        return _on_stream(device, lambda: product.enqueue(device.driver.stream))
+        return _on_stream(device, lambda: product.enqueue(device.driver.stream), 3)
 
 
 def _launches(device: Device, backlog: Backlog) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -94,19 +95,27 @@ def test_what_is_not_searched_on_the_device_has_no_profile_of_it(
     assert _profile(bundle, CudaKernels(driver=make_driver(clock=_clock()))) is None
 
 
-def test_a_pass_counts_weights_tensors_and_arithmetic(make_energy_bundle: MakeBundle) -> None:
-    bundle = make_energy_bundle(channels=3)
-    graph = bundle.manifest.graphs["reconstruct"].model_copy(update={"flops": 1000})
-    graphs = {**bundle.manifest.graphs, "reconstruct": graph}
+@pytest.mark.parametrize(("role", "name", "shape"), [
+    ("features_forward", "image", (2, 3, 16, 16)),
+    ("features_backward", "grad_image", (2, 3, 16, 16)),
+    ("generator_forward", "z", (2, 4)),
+])  # fmt: skip
+def test_a_pass_counts_weights_tensors_and_arithmetic(
+    rich_bundle: Bundle, role: Any, name: str, shape: tuple[int, ...]
+) -> None:
+    graph = rich_bundle.manifest.graphs[role].model_copy(update={"flops": 1000})
+    assert name in [tensor.name for tensor in (*graph.inputs, *graph.outputs)]
+    graphs = {**rich_bundle.manifest.graphs, role: graph}
     counted = dataclasses.replace(
-        bundle, manifest=bundle.manifest.model_copy(update={"graphs": graphs})
+        rich_bundle, manifest=rich_bundle.manifest.model_copy(update={"graphs": graphs})
     )
-    images = SimpleNamespace(size=5 * 3 * 16 * 16, nbytes=4 * 5 * 3 * 16 * 16)
-    inner: Any = SimpleNamespace(inputs={"image": images}, outputs={"reconstruction": images})
-    path = bundle.graph("reconstruct")
+    array = SimpleNamespace(size=math.prod(shape), shape=shape, nbytes=4 * math.prod(shape))
+    other = SimpleNamespace(size=7, shape=(7,), nbytes=28)
+    inner: Any = SimpleNamespace(inputs={"kept": other}, outputs={name: array})
+    path = rich_bundle.graph(role)
     piece = describe(counted, str(path), inner)
-    assert (piece.name, piece.flops) == ("reconstruct", 5000)
-    assert piece.nbytes == path.stat().st_size + 2 * images.nbytes
+    assert (piece.name, piece.flops) == (role, 2000)
+    assert piece.nbytes == path.stat().st_size + array.nbytes + 28
 
 
 @pytest.fixture
