@@ -179,8 +179,8 @@ def _stage(work: _Work, whole: float, ceilings: Ceilings, product: str) -> Stage
     moving, most = _bandwidth(kind, work.largest, ceilings), ceilings.gemm.get(product)
     limits: dict[Bound, float] = {}
     if nbytes is not None:
-        moved = "transfer" if kind in ("upload", "download") else "memory"
-        limits[moved] = 1e-6 * nbytes / moving  # type: ignore[index]
+        way: Bound = "transfer" if kind in ("upload", "download") else "memory"
+        limits[way] = 1e-6 * nbytes / moving
     if flops is not None and most is not None:
         limits["compute"] = 1e-9 * flops / most
     if kind != "engine":  # which has launches of its own, that nobody counts

@@ -22,6 +22,7 @@ from unblemish.bundle import Bundle
 from unblemish.cli import main
 from unblemish.images import write_image
 from unblemish.kernels.cuda import CudaKernels
+from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.profiling.device import DeviceProfile, describe, profile_device
 from unblemish.runtime.profiling.device_ceilings import Sizes
@@ -157,6 +158,22 @@ def test_the_command_adds_the_device(
     text = capsys.readouterr().out
     tables = ("a turn of the fast schedule", "batch 1; the graph saves", "in pieces", "energy_step")
     assert all(words in text for words in (*tables, "\ngap ", step["advice"]))
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_measured_at_the_sizes_that_tell(make_energy_bundle: MakeBundle) -> None:
+    pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+    backend = open_backend("ort-cuda", 1)
+    found = profile_device(make_energy_bundle(), backend, _frames(3), seconds=0)
+    assert found is not None
+    (step,) = found.steps
+    assert step.queued
+    assert 0 < step.pieces < 2 * step.uncaptured.device.p50
+    ceilings = found.ceilings
+    assert set(ceilings.gemm) == {"float32", "float16"}
+    assert ceilings.copy > ceilings.upload > 0
+    assert 0 <= ceilings.mark < 0.1
+    assert 0 < ceilings.least < 0.1
 
 
 def test_a_gpu_that_is_not_there_is_refused_as_ever(
