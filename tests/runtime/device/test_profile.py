@@ -249,8 +249,9 @@ def test_ceilings_are_those_of_the_clock(make_driver: Callable[..., EmulatedDriv
     assert found.copy == pytest.approx(2e-6 / COPY, rel=1e-3)
     assert found.upload == pytest.approx(1e-6 / (2 * COPY), rel=1e-3)
     assert found.download == pytest.approx(2e-6 / COPY, rel=1e-3)
-    rate = 2e-9 * 16**3
-    assert found.gemm == pytest.approx({"float32": rate / 2, "float16": rate / 0.5}, rel=0.01)
+    flops, mark = 2e-9 * 16**3, 0.0625 / 3  # behind three products
+    assert found.gemm["float32"] == _exactly(flops / (2.0 + mark))
+    assert found.gemm["float16"] == _exactly(flops / (0.5 + mark))
 
 
 def test_a_step_and_the_ceilings_are_measured_where_the_kernels_run(
