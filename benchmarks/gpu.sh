@@ -4,7 +4,7 @@
 #
 # usage: benchmarks/gpu.sh [output folder]
 #   PYTHON     of an environment with unblemish[cuda,train,test] (python)
-#   BUNDLE, IMAGES   also profile this bundle, e.g. F2PAD on a folder of 224x224 images
+#   BUNDLE, IMAGES   also profile inspection with this bundle, e.g. F2PAD on a folder of 224x224 images
 set -u
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -53,16 +53,16 @@ fi
 
 step kernels 60 "$python" benchmarks/kernels.py solvers energy --cuda
 step kernels-f2pad 30 "$python" benchmarks/kernels.py f2pad detectors --cuda
+# Where the time of a step goes, and how near each stage comes to what the chip can do.
+step profile-demo 60 "$python" -m unblemish profile src/unblemish/demo_data/parts.bundle --seconds 3
 step pggan-1 60 "$python" benchmarks/gpu_steps.py step --batch 1
 step pggan-64 60 "$python" benchmarks/gpu_steps.py step --batch 64 --rounds 10
 step rgi-torch 60 "$python" benchmarks/gpu_steps.py rgi --batches 1 8 64 --steps 200
 step rgi-onnxruntime 60 "$python" benchmarks/gpu_steps.py rgi --engine onnxruntime --batches 1 8 64 --steps 100
-# Where the time goes: stages of a step, gaps between them, and how near each comes to what the chip can do.
-step profile 60 "$python" -m unblemish profile src/unblemish/demo_data/parts.bundle --seconds 3
 if [ -n "${BUNDLE:-}" ] && [ -n "${IMAGES:-}" ]; then
-  step profile-bundle 60 "$python" -m unblemish profile "$BUNDLE" --images "$IMAGES"
+  step inspection 60 "$python" -m unblemish profile "$BUNDLE" --images "$IMAGES"
 else
-  skip profile-bundle "give BUNDLE and IMAGES"
+  skip inspection "give BUNDLE and IMAGES"
 fi
 
 printf '\n== summary (%s s) ==\n' "$SECONDS"
