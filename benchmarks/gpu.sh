@@ -53,6 +53,8 @@ fi
 
 step kernels 60 "$python" benchmarks/kernels.py solvers energy --cuda
 step kernels-f2pad 30 "$python" benchmarks/kernels.py f2pad detectors --cuda
+# Where the time of a step goes, and how near each stage comes to what the chip can do.
+step profile-demo 60 "$python" -m unblemish profile src/unblemish/demo_data/parts.bundle --seconds 3
 step pggan-1 60 "$python" benchmarks/gpu_steps.py step --batch 1
 step pggan-64 60 "$python" benchmarks/gpu_steps.py step --batch 64 --rounds 10
 step rrgi 30 "$python" benchmarks/gpu_finetuning.py
