@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.errors import ConfigError
-from unblemish.kernels import Kernels, default_kernels
+from unblemish.kernels import Kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.detectors.load import Detector, load_detector
 from unblemish.runtime.found import Found
@@ -29,6 +29,7 @@ from unblemish.runtime.methods.f2pad import F2pad
 from unblemish.runtime.methods.outline import outline_score, refined_score, relative_map
 from unblemish.runtime.methods.refined import Refined, unrefined
 from unblemish.runtime.options import DETECTOR_REFINEMENTS, SearchOptions, check_refine
+from unblemish.runtime.placement import place
 from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
@@ -80,8 +81,8 @@ class FeatureSearch:
         self._backend = backend = open_backend(
             self.options.backend, self.options.threads, bundle=bundle
         )
-        self._kernels = kernels or default_kernels(self.options.threads)
-        self._detector: Detector = load_detector(bundle, backend, self._kernels)
+        self._engines, self._kernels = place(backend, kernels, self.options.threads)
+        self._detector: Detector = self._loaded()
         self._f2pad: F2pad | None = None
         self._filler: Inpainter | None = None
 
@@ -174,12 +175,15 @@ class FeatureSearch:
         began = self._clock()
         job = self._prepare(frame)
         prepared = self._clock()
-        maps = self._detector.plain(job.images)
+        seen = self._detector.tiles(job.images)
+        maps = seen.maps()
         plain = self._geometry.to_native(maps[:, None], job.unit.shape)[:, :, 0]
         broken = ~np.isfinite(plain)
         detected = self._clock()
         if refine == "f2pad" and not broken.any():
-            refined = self._refiner().refine(job.unit, job.images, maps, deadline, self._clock)
+            refined = self._refiner().refine(
+                job.unit, job.images, maps, deadline, self._clock, seen=seen
+            )
             score, mask = self._scored(job, plain, refined, onset), refined.mask
         else:
             refined = self._outlined(job, np.where(broken, 0, plain), onset, refine)
@@ -206,6 +210,15 @@ class FeatureSearch:
                 "total": 1000 * (done - began),
             },
         )
+
+    def _loaded(self) -> Detector:
+        """The detector, its features on the device where the engines are there."""
+        detector = load_detector(self.bundle, self._backend, self._kernels)
+        if self._engines is None:
+            return detector
+        from unblemish.runtime.device.detector import on_device
+
+        return on_device(self.bundle, detector, self._engines)
 
     def _prepare(self, frame: Any) -> Job:
         return prepare_job(frame, self._geometry, self.options.white)

@@ -14,6 +14,7 @@ from unblemish.errors import BundleError, ShapeError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.detectors.cflow import Cflow, flow_maps
+from unblemish.runtime.detectors.crops import HostTiles, Tiles
 from unblemish.runtime.detectors.padim import Padim
 from unblemish.runtime.detectors.padim_low_rank import LowRankPadim
 from unblemish.runtime.detectors.patchcore import PatchCore
@@ -48,6 +49,10 @@ class Detector:
             for i in range(0, len(images), _BATCH)
         ]
         return np.concatenate(parts)
+
+    def tiles(self, images: Float) -> Tiles:
+        """The model images (T, C, h, w) of a frame, for maps and for scores of their crops."""
+        return HostTiles(self, images)
 
     def cells(self, images: Float) -> Float:
         """Squared distances (B, h, w) of the cells of model images (B, C, H, W)."""

@@ -22,6 +22,7 @@ from unblemish.runtime.crops import (
     territories,
     whole_regions,
 )
+from unblemish.runtime.detectors.crops import Tiles
 from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.frames import to_channels
 from unblemish.runtime.geometry import Geometry
@@ -97,6 +98,7 @@ class F2pad:
         )
         usual = (record.normal_peak or self._threshold) / self._threshold
         self._assemble = Assembly(self._plan, self._settings, self._threshold, usual)
+        self._detector = detector
         self._search = self._searcher(detector, kernels)
 
     def refine(
@@ -106,6 +108,8 @@ class F2pad:
         maps: Float,
         deadline: float | None = None,
         clock: Clock = time.perf_counter,
+        *,
+        seen: Tiles | None = None,
     ) -> Refined:
         """Refine one frame.
 
@@ -114,6 +118,7 @@ class F2pad:
             model_images: (tiles, C, h, w) its model images.
             maps: (tiles, h, w) the detector's plain maps of them.
             deadline: time on the clock at which the search must have ended, or None.
+            seen: the model images under the detector; None to show them to it again.
         """
         began = clock()
         unit = np.ascontiguousarray(to_channels(unit_frame, self._preprocess.channels))
@@ -124,7 +129,9 @@ class F2pad:
         parts = label_parts(initial.free, territories(spread, (unit.shape[0], unit.shape[1])))
         start = self._inpaint(unit, initial.free)
         prepared = clock()
-        solved = self._solve(unit, start, model_images, initial, parts, deadline, clock)
+        tiles = seen or self._detector.tiles(model_images)
+        native = self._native(unit, start, model_images, initial, parts, tiles)
+        solved = self._solve(native, parts, deadline, clock)
         searched = clock()
         refined = self._assemble(unit, initial, parts, solved)
         seconds = {
@@ -135,21 +142,13 @@ class F2pad:
         return replace(refined, seconds=seconds)
 
     def _solve(
-        self,
-        unit: Float,
-        start: Float,
-        images: Float,
-        initial: Initial,
-        parts: Parts,
-        deadline: float | None,
-        clock: Clock,
+        self, native: Frame, parts: Parts, deadline: float | None, clock: Clock
     ) -> list[Solved]:
         """Search all regions, those too large for it at a reduced size."""
         whole = self._plan.whole
-        sizes = [unit[:, :, 0].size if whole else part.box.area for part in parts.items]
+        sizes = [native.labels.size if whole else part.box.area for part in parts.items]
         factors = [_factor(size) for size in sizes]
         levels = sorted(set(factors))
-        native = self._native(unit, start, images, initial, parts)
         grid, solved = self._grid(), []
         for level, factor in enumerate(levels):
             chosen = [p for p, f in zip(parts.items, factors, strict=True) if f == factor]
@@ -163,7 +162,13 @@ class F2pad:
         return solved
 
     def _native(
-        self, unit: Float, start: Float, tiles: Float, initial: Initial, parts: Parts
+        self,
+        unit: Float,
+        start: Float,
+        tiles: Float,
+        initial: Initial,
+        parts: Parts,
+        seen: Tiles,
     ) -> Frame:
         images = self._geometry.unit_to_model(start)
         scale = np.float32(1 / self._settings.unit)
@@ -179,6 +184,7 @@ class F2pad:
             [axes(self._preprocess, unit.shape, tile) for tile in range(len(images))],
             self._settings.unit,
             self._settings.unit * (self._preprocess.high - self._preprocess.low),
+            seen,
         )
 
     def _grid(self) -> Grid:
