@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.jobs import Job, check_search, prepare_job
 from unblemish.runtime.methods.colour import colour_maps
 from unblemish.runtime.methods.decomposition import in_units
-from unblemish.runtime.methods.f2pad import F2pad
+from unblemish.runtime.methods.f2pad import Elsewhere, F2pad
 from unblemish.runtime.methods.outline import outline_score, refined_score, relative_map
 from unblemish.runtime.methods.refined import Refined, unrefined
 from unblemish.runtime.options import DETECTOR_REFINEMENTS, SearchOptions, check_refine
@@ -227,9 +228,20 @@ class FeatureSearch:
         if self._f2pad is None:
             self._f2pad = F2pad(
                 self.bundle, self._detector, self._kernels, schedule=self.options.schedule,
-                inpainter=self._inpainter(),
+                inpainter=self._inpainter(), device=self._descents(),
             )  # fmt: skip
         return self._f2pad
+
+    def _descents(self) -> Elsewhere | None:
+        """F2PAD's descents on the device, where the detector is there."""
+        if self._engines is None:
+            return None
+        from unblemish.runtime.device.detector import DeviceDetector
+        from unblemish.runtime.device.f2pad import F2padOnDevice
+
+        if not isinstance(self._detector, DeviceDetector):
+            return None
+        return partial(F2padOnDevice, self._engines, self.bundle, self._detector)
 
     def _inpainter(self) -> Inpainter | None:
         """The bundle's own, opened once."""

@@ -101,6 +101,7 @@ def _placed(bundle: Bundle, detector: Detector, engines: DeviceEngines) -> Devic
     engines.graph(path)
     passes = FeaturePasses(engines, path, p.channels)
     model, stride = _model(bundle, detector, engines), detector.record.stride
+    engines.kernels.synchronise()  # what the copies refuse shows here
     scoring = DeviceScoring(engines.kernels, passes, model, stride=stride, width=p.width)
     return DeviceDetector(detector.record, detector.programs, detector.model, scoring)
 

@@ -78,6 +78,21 @@ class Progress:
             batch=self.batch,
         )  # fmt: skip
 
+    def recent_change(
+        self, objective: DeviceArray, squared: DeviceArray, change: DeviceArray | None
+    ) -> None:
+        """Before `settle`: the largest change of a value in the last `patience` steps.
+
+        Args:
+            objective: becomes NaN where the gradient, of that squared norm, is not finite.
+            change: out, (B,) float64, infinity in the first steps; None where it is not wanted.
+        """
+        self._device.launch(
+            "recent_change", self._device.rows(1, self.batch, 1), value=objective,
+            squared=squared, trace=self._trace, steps=self._steps, change=change,
+            most=self.ends.most, patience=self.ends.patience, batch=self.batch,
+        )  # fmt: skip
+
     def keep(self, x: DeviceArray, kept: DeviceArray) -> None:
         """Copy the items of x whose last value was their best."""
         length = x.size // self.batch

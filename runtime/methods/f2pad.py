@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -30,8 +31,9 @@ from unblemish.runtime.inpainting import ClassicalInpainter, Inpainter
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.decomposition import Prior, in_units
 from unblemish.runtime.methods.f2pad_assembly import Assembly
-from unblemish.runtime.methods.f2pad_batch import Frame, batches, make_batch, reduce
+from unblemish.runtime.methods.f2pad_batch import Batch, Frame, batches, make_batch, reduce
 from unblemish.runtime.methods.f2pad_choice import RegionChoice
+from unblemish.runtime.methods.f2pad_descent import Descent
 from unblemish.runtime.methods.f2pad_initial import Initial, InitialMask
 from unblemish.runtime.methods.f2pad_plan import Plan, plan_for
 from unblemish.runtime.methods.f2pad_search import RegionSearch, Solved
@@ -41,6 +43,7 @@ from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
 Bool = NDArray[np.bool_]
+Elsewhere = Callable[[F2padSettings, Plan, Prior | None], Callable[[Batch], Descent | None]]
 
 _BATCH_PIXELS = 2 * 224 * 224  # model px of the crops of a batch: more leave the caches
 _LARGEST = 1 << 18  # pixels of a region; larger ones are searched at a reduced size
@@ -61,6 +64,8 @@ class F2pad:
             the paper's settings).
         threshold: of the initial mask, instead of the detector's.
         inpainter: fills the regions for the start.
+        device: settings, plan and prior -> where whole model images are descended on, see
+            `F2padOnDevice`; None for the host.
     Raises: BundleError where the bundle's detector was not calibrated and no threshold is given.
     Source: seed 003, algorithm 1.
     """
@@ -76,6 +81,7 @@ class F2pad:
         threshold: float | None = None,
         inpainter: Inpainter | None = None,
         plan: Plan | None = None,
+        device: Elsewhere | None = None,
     ) -> None:
         record = detector.record
         self._preprocess: Preprocess = bundle.manifest.preprocess
@@ -99,7 +105,7 @@ class F2pad:
         usual = (record.normal_peak or self._threshold) / self._threshold
         self._assemble = Assembly(self._plan, self._settings, self._threshold, usual)
         self._detector = detector
-        self._search = self._searcher(detector, kernels)
+        self._search = self._searcher(kernels, device)
 
     def refine(
         self,
@@ -193,14 +199,16 @@ class F2pad:
         margin = max(p.height, p.width) if whole else self._plan.margin
         return Grid(p.height, p.width, self._record.align, margin, border)
 
-    def _searcher(self, detector: Detector, kernels: Kernels) -> RegionSearch | RegionChoice:
-        if self._plan.choose:
+    def _searcher(self, kernels: Kernels, device: Elsewhere | None) -> RegionSearch | RegionChoice:
+        detector, settings, plan = self._detector, self._settings, self._plan
+        if plan.choose:
             level = self._record.cell_level
             return RegionChoice(
-                detector, self._settings, self._preprocess, self._colours, level, self._polarity
+                detector, settings, self._preprocess, self._colours, level, self._polarity
             )
-        prior = prior_of(self._record, self._settings, self._settings.unit)
-        return RegionSearch(detector, kernels, self._settings, self._plan, prior, self._preprocess)
+        prior = prior_of(self._record, settings, settings.unit)
+        elsewhere = device(settings, plan, prior) if device is not None and plan.whole else None
+        return RegionSearch(detector, kernels, settings, plan, prior, self._preprocess, elsewhere)
 
 
 def prior_of(record: Record, settings: F2padSettings, unit: float = 1.0) -> Prior | None:

@@ -73,8 +73,11 @@ def spoilt(frame: np.ndarray, box: tuple[int, int, int, int] = (30, 40, 52, 62))
     return out
 
 
-def tiny_detector(folder: Path, method: str, camera: int = 1, **settings: Any) -> Bundle:
-    """A calibrated bundle of one of `METHODS`; settings: of F2PAD."""
+def tiny_detector(
+    folder: Path, method: str, camera: int = 1, *, tiles: bool = False, **settings: Any
+) -> Bundle:
+    """A calibrated bundle of one of `METHODS`; tiles: large frames are cut; settings: of F2PAD."""
+    preprocess = {"width": WIDTH, "height": HEIGHT, "channels": camera, "low": 0, "high": 1}
     frames = normal_frames(24, camera)
     source, graph = folder / "net.onnx", network(camera)
     source.write_bytes(graph.model.SerializeToString())
@@ -92,7 +95,7 @@ def tiny_detector(folder: Path, method: str, camera: int = 1, **settings: Any) -
     bundle = write_detector_bundle(
         folder / "part.bundle", graph=graph, method="padim" if method == "low rank" else method,
         statistics=statistics, mixtures=[mixture], flows=flows,
-        preprocess={"width": WIDTH, "height": HEIGHT, "channels": camera, "low": 0, "high": 1},
+        preprocess=preprocess | ({"geometry": "tiles", "scale": 1.0} if tiles else {}),
         normals=len(frames), seed=0, source=source, name="part", smoothing=2.0, f2pad=settings,
     )  # fmt: skip
     with Inspector.open(bundle, refine="none", threads=1) as inspector:
