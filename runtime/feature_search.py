@@ -15,6 +15,7 @@ from unblemish.bundle import Bundle
 from unblemish.errors import ConfigError
 from unblemish.kernels import Kernels
 from unblemish.runtime.backends import open_backend
+from unblemish.runtime.detectors.crops import Tiles
 from unblemish.runtime.detectors.load import Detector, load_detector
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
@@ -51,6 +52,16 @@ class Survey:
     colours: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class _Look:
+    """One frame under the detector; seconds: spent on it so far."""
+
+    job: Job
+    seen: Tiles
+    prepare: float
+    detect: float
+
+
 class FeatureSearch:
     """The search of a detector's bundle, with the interface of `Search`.
 
@@ -59,8 +70,6 @@ class FeatureSearch:
 
     >>> found = FeatureSearch(bundle)(frame)                               # doctest: +SKIP
     """
-
-    frames_at_once = 1
 
     def __init__(
         self,
@@ -115,7 +124,8 @@ class FeatureSearch:
 
     def detect(self, frame: Any) -> Found:
         """The detector's own map of a frame, whatever the refinement. See `__call__`."""
-        return self._search(frame, None, None, "none")
+        (look,) = self._look([frame])
+        return self._search(look, None, None, "none")
 
     def inpaint(
         self, frame: Any, mask: NDArray[Any], *, deadline_ms: float | None = None
@@ -161,22 +171,35 @@ class FeatureSearch:
         deadline_ms: float | None = None,
         previous: Sequence[Inspection | Found | Float | None] | None = None,
     ) -> list[Found]:
-        """Search several frames, one after the other."""
+        """Search several frames; some are shown to the detector together, see `frames_at_once`."""
         check_search(lam, deadline_ms)
         until = None if deadline_ms is None else self._clock() + deadline_ms / 1000
-        found = []
-        for number, frame in enumerate(frames):
-            share = share_of(until, len(frames) - number, self._clock)
-            found.append(self._search(frame, lam, share, self.refine))
+        found: list[Found] = []
+        for first in range(0, len(frames), self.frames_at_once):
+            for look in self._look(frames[first : first + self.frames_at_once]):
+                share = share_of(until, len(frames) - len(found), self._clock)
+                found.append(self._search(look, lam, share, self.refine))
         return found
 
+    @property
+    def frames_at_once(self) -> int:
+        """Frames that the detector takes together: one where its memory is the host's caches."""
+        return self._detector.frames_at_once
+
+    def _look(self, frames: Sequence[Any]) -> list[_Look]:
+        began = self._clock()
+        jobs = [self._prepare(frame) for frame in frames]
+        prepared = self._clock()
+        seen = self._detector.tiles_of([job.images for job in jobs])
+        detected = self._clock()
+        each = (prepared - began) / len(frames), (detected - prepared) / len(frames)
+        return [_Look(job, tiles, *each) for job, tiles in zip(jobs, seen, strict=True)]
+
     def _search(
-        self, frame: Any, onset: float | None, deadline: float | None, refine: str
+        self, look: _Look, onset: float | None, deadline: float | None, refine: str
     ) -> Found:
         began = self._clock()
-        job = self._prepare(frame)
-        prepared = self._clock()
-        seen = self._detector.tiles(job.images)
+        job, seen = look.job, look.seen
         maps = seen.maps()
         plain = self._geometry.to_native(maps[:, None], job.unit.shape)[:, :, 0]
         broken = ~np.isfinite(plain)
@@ -204,11 +227,11 @@ class FeatureSearch:
             evidence=float(maps.max()),
             kept_plain=refined.kept_plain,
             timings={
-                "preprocess": 1000 * (prepared - began),
-                "detect": 1000 * (detected - prepared),
+                "preprocess": 1000 * look.prepare,
+                "detect": 1000 * (look.detect + detected - began),
                 "outline": 1000 * (done - detected),
                 **{name: 1000 * seconds for name, seconds in refined.seconds.items()},
-                "total": 1000 * (done - began),
+                "total": 1000 * (look.prepare + look.detect + done - began),
             },
         )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -32,6 +33,8 @@ class Detector:
     programs: FeaturePrograms
     model: CellModel
 
+    frames_at_once: ClassVar[int] = 1  # more leave the caches
+
     def features(self, images: Float) -> Float:
         """Features (B, h, w, c) of images (B, C, H, W); valid until the next call."""
         return np.asarray(self.programs.plain.run({IMAGE: images})[FEATURES])
@@ -53,6 +56,10 @@ class Detector:
     def tiles(self, images: Float) -> Tiles:
         """The model images (T, C, h, w) of a frame, for maps and for scores of their crops."""
         return HostTiles(self, images)
+
+    def tiles_of(self, frames: Sequence[Float]) -> list[Tiles]:
+        """The same of several frames."""
+        return [self.tiles(images) for images in frames]
 
     def cells(self, images: Float) -> Float:
         """Squared distances (B, h, w) of the cells of model images (B, C, H, W)."""

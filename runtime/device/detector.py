@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from unblemish.bundle import Bundle
 from unblemish.errors import BackendError
+from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.crops import Box
 from unblemish.runtime.detectors.cflow import Cflow
 from unblemish.runtime.detectors.crops import HostTiles, Tiles, Versions
@@ -43,6 +45,8 @@ class DeviceDetector(Detector):
 
     scoring: DeviceScoring
 
+    frames_at_once: ClassVar[int] = 16
+
     def plain(self, images: Float) -> Float:
         """See `Detector.plain`."""
         return self._maps(images)
@@ -54,30 +58,50 @@ class DeviceDetector(Detector):
 
     def tiles(self, images: Float) -> Tiles:
         """See `Detector.tiles`."""
-        seen = self.scoring.see(images)
-        return super().tiles(images) if seen is None else DeviceTiles(self, images, seen)
+        return self.tiles_of([images])[0]
+
+    def tiles_of(self, frames: Sequence[Float]) -> list[Tiles]:
+        """See `Detector.tiles_of`: all are one batch."""
+        seen = self.scoring.see(np.concatenate(frames) if len(frames) > 1 else frames[0])
+        if seen is None:
+            return [HostTiles(self, images) for images in frames]
+        ends = np.cumsum([len(images) for images in frames])
+        return [
+            DeviceTiles(self, images, seen, int(end) - len(images))
+            for images, end in zip(frames, ends, strict=True)
+        ]
 
 
 class DeviceTiles(HostTiles):
-    """See `Tiles`; crops for which there is no engine are scored on the host."""
+    """See `Tiles`; crops for which there is no engine are scored on the host.
 
-    def __init__(self, detector: DeviceDetector, images: Float, seen: Seen) -> None:
+    Args:
+        images: (T, C, h, w), of those seen together number `first` and on.
+    """
+
+    def __init__(self, detector: DeviceDetector, images: Float, seen: Seen, first: int) -> None:
         super().__init__(detector, images)
-        self._scoring, self._seen = detector.scoring, seen
+        self._scoring, self._seen, self._first = detector.scoring, seen, first
 
     def maps(self) -> Float:
         """See `Tiles`."""
         height, width = self._images.shape[2:]
-        cells = np.maximum(self._seen.cells, np.float32(0))
+        mine = self._seen.cells[self._first : self._first + len(self._images)]
+        cells = np.maximum(mine, np.float32(0))
         return np.stack([self._detector.map_of(one, height, width) for one in cells])
 
     def versions(self, tile: int, box: Box, view: View) -> Versions:
         """See `Tiles`."""
         whole = None
         if (box.height, box.width) != self._images.shape[2:]:
-            whole = partial(self._scoring.features, self._images, self._seen, tile)
+            whole = partial(self._whole, tile)
         host = partial(super().versions, tile, box, view)
         return DeviceVersions(self._scoring, whole, box, ViewTables.of(view), host)
+
+    def _whole(self, tile: int) -> DeviceArray:
+        """Features (1, h, w, c) of a model image, computed again where they are gone."""
+        image = self._images[tile : tile + 1]
+        return self._scoring.features(image, self._seen, self._first + tile)
 
 
 def on_device(bundle: Bundle, detector: Detector, engines: DeviceEngines) -> Detector:

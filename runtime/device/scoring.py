@@ -84,13 +84,16 @@ class DeviceScoring:
         self.kernels.device.upload(held, np.ascontiguousarray(images))
         found.enqueue()
 
-    def features(self, images: Float, seen: Seen, tile: int) -> DeviceArray:
-        """Features (1, h, w, c) of one of the images seen, computed again where they are gone."""
+    def features(self, image: Float, seen: Seen, number: int) -> DeviceArray:
+        """Features (1, h, w, c) of an image (1, C, H, W) that was seen as that number.
+
+        They are computed again where they are gone.
+        """
         if seen.held is not None and seen.held.run == seen.run:
-            return item(seen.held.features, tile)
-        found = self._pass_for(1, (images.shape[2], images.shape[3]))
-        assert found is not None  # these images were seen
-        self.run(found, images[tile : tile + 1])
+            return item(seen.held.features, number)
+        found = self._pass_for(1, (image.shape[2], image.shape[3]))
+        assert found is not None  # the image was seen
+        self.run(found, image)
         return front(found.features, 1)
 
     def cell_numbers(self, box: Box) -> Cells:

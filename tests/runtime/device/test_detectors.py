@@ -274,6 +274,25 @@ def test_inspections_are_those_of_the_host(
     np.testing.assert_allclose((survey.peak, survey.level), (usual.peak, usual.level), rtol=1e-3)
 
 
+def test_many_frames_are_shown_to_the_detector_together(
+    make_detector: Make, kernels: Any, driver: Any
+) -> None:
+    host, device = opened(make_detector("cflow"), kernels)
+    frames = [spoilt(f) if k % 2 else f for k, f in enumerate(normal_frames(5, seed=4))]
+    frames[2] = np.repeat(frames[2], 2, axis=0)
+    search: Any = device._search
+    for found, expected in zip(search.many(frames), host._search.many(frames), strict=True):  # type: ignore[union-attr]
+        np.testing.assert_array_equal(found.mask, expected.mask)
+        np.testing.assert_allclose(found.score, expected.score, **CLOSE)
+        np.testing.assert_allclose(found.evidence, expected.evidence, rtol=1e-3)
+    passes = search._detector.scoring.passes._held
+    assert [batch for batch, size in passes if size == (HEIGHT, WIDTH)] == [8]
+    assert passes[8, (HEIGHT, WIDTH)].run == 1
+    verdicts = [inspection.verdict for inspection in device.inspect_many(iter(frames))]
+    assert verdicts == [host.inspect(frame).verdict for frame in frames]
+    assert len(set(verdicts)) == 2
+
+
 def test_a_network_that_gives_nan_is_a_status(make_detector: Make, kernels: Any) -> None:
     bundle = make_detector("padim")
     device = Inspector.open(bundle, backend=EmulatedBackend(), kernels=kernels)

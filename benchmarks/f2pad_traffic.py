@@ -1,0 +1,162 @@
+"""What F2PAD puts on the GPU for a frame, and what crosses the bus.
+
+    python benchmarks/f2pad_traffic.py BUNDLE FRAME ... [--double] [--schedule paper]
+
+Counts of the second inspection of every frame, when all is in place: passes of the extractor by
+batch and size, launches, graphs replayed, waits, bytes up and down. With --double the kernels run
+on the host, as in the tests, slowly: the counts are those of a GPU. `host` is what the same
+inspection takes on one core of the CPU outside of the extractor and the distances, which no GPU
+makes less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unblemish.images import read_image
+from unblemish.kernels.cuda import CudaKernels
+from unblemish.kernels.cuda.driver import Driver
+from unblemish.runtime.backends import open_backend
+from unblemish.runtime.backends.onnxruntime import OrtProgram
+from unblemish.runtime.detectors.padim import Padim
+from unblemish.runtime.detectors.padim_low_rank import LowRankPadim
+from unblemish.runtime.detectors.patchcore import PatchCore
+from unblemish.runtime.device.features import FeaturePass
+from unblemish.runtime.inspector import Inspector
+
+_TOOLS = Path(__file__).resolve().parents[1] / "tests" / "tools"
+
+
+class Counted:
+    """A driver that counts."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.counts: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def launch(self, kernel: Any, grid: Any, values: Any) -> None:
+        self.counts["launches"] += 1
+        self._driver.launch(kernel, grid, values)
+
+    def upload(self, pointer: int, host: Any) -> None:
+        self.counts["up"] += host.nbytes
+        self.counts["copies"] += 1
+        self._driver.upload(pointer, host)
+
+    def download(self, host: Any, pointer: int) -> None:
+        self.counts["down"] += host.nbytes
+        self.counts["copies"] += 1
+        self._driver.download(host, pointer)
+
+    def allocate(self, nbytes: int) -> Any:
+        self.counts["allocations"] += 1
+        return self._driver.allocate(nbytes)
+
+    def synchronise(self) -> None:
+        self.counts["waits"] += 1
+        self._driver.synchronise()
+
+
+def main() -> None:
+    """Print the counts of every frame."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("frames", type=Path, nargs="+")
+    parser.add_argument("--double", action="store_true")
+    parser.add_argument("--schedule", default="fast")
+    options = parser.parse_args()
+    driver, backend = double() if options.double else gpu()
+    counted = Counted(driver)
+    settings: dict[str, Any] = {"refine": "f2pad", "schedule": options.schedule}
+    kernels = CudaKernels(driver=counted)  # type: ignore[arg-type]
+    device = Inspector.open(options.bundle, backend=backend, kernels=kernels, **settings)
+    host = Inspector.open(options.bundle, backend="onnxruntime", threads=1, **settings)
+    for path in options.frames:
+        frame = read_image(path)
+        print(f"{path.name} {frame.shape}: {counts(device, counted, frame)}")
+        print(f"    host {1e3 * apart(host, frame):.1f} ms")
+
+
+def counts(device: Inspector, counted: Counted, frame: Any) -> str:
+    """What the second inspection of a frame does."""
+    device.search(frame)
+    seen: Counter[str] = Counter()
+    plain = FeaturePass.enqueue
+
+    def enqueue(one: FeaturePass) -> None:
+        seen["{0} of {2} x {3}".format(*one.images.shape)] += 1
+        plain(one)
+
+    FeaturePass.enqueue = enqueue  # type: ignore[method-assign]
+    counted.counts.clear()
+    found = device.search(frame)
+    FeaturePass.enqueue = plain  # type: ignore[method-assign]
+    parts = [f"{value} {name}" for name, value in sorted(counted.counts.items())]
+    passes = [f"{value} x {name}" for name, value in seen.items()]
+    return f"{found.steps} steps; passes {', '.join(passes)}; {', '.join(parts)}"
+
+
+def apart(host: Inspector, frame: Any) -> float:
+    """Seconds of an inspection on the CPU outside of the extractor and the distances."""
+    host.search(frame)
+    spent = 0.0
+    inside = False
+
+    def timed(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
+            nonlocal spent, inside
+            if inside:
+                return plain(*arguments, **named)
+            inside, began = True, time.perf_counter()
+            try:
+                return plain(*arguments, **named)
+            finally:
+                inside = False
+                spent += time.perf_counter() - began
+
+        return run
+
+    places = ((OrtProgram, "run"), (Padim, "scores_at"), (LowRankPadim, "scores_at"),
+              (PatchCore, "scores"))  # fmt: skip
+    plain = [getattr(place, name) for place, name in places]
+    for (place, name), method in zip(places, plain, strict=True):
+        setattr(place, name, timed(method))
+    began = time.perf_counter()
+    host.search(frame)
+    total = time.perf_counter() - began
+    for (place, name), method in zip(places, plain, strict=True):
+        setattr(place, name, method)
+    return total - spent
+
+
+def gpu() -> tuple[Driver, Any]:
+    """The first GPU, and ONNX Runtime on it."""
+    from unblemish.kernels.cuda.pycuda_driver import PycudaDriver
+
+    driver = PycudaDriver(0)
+    return driver, open_backend("ort-cuda")
+
+
+def double() -> tuple[Driver, Any]:
+    """The doubles of the tests."""
+    sys.path.insert(0, str(_TOOLS))
+    from cuda_emulation import SOURCES, build
+    from emulated_backend import EmulatedBackend
+    from emulated_driver import EmulatedDriver
+
+    folder = Path(tempfile.mkdtemp(prefix="unblemish-double-"))
+    return EmulatedDriver([build(source, folder) for source in SOURCES]), EmulatedBackend()
+
+
+if __name__ == "__main__":
+    main()
