@@ -1,4 +1,5 @@
 // Cells of a detector between its passes: surroundings of crops, rows for the flow and back, sums of scores.
+// What is indexed by int has fewer than 2^31 elements.
 #include <math.h>
 
 #include "common.cuh"
@@ -10,57 +11,30 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
                                  float* __restrict__ correction, int top, int left, int width, int rows, int columns,
                                  int channels) {
   using namespace unblemish::cuda;
-  const size_t row = static_cast<size_t>(columns) * channels, length = row * rows;
-  for (size_t i = first(1); i < length; i += stride(1)) {
-    const size_t cells = (i / row + top) * width + left;
+  const int row = columns * channels, length = row * rows;
+  for (int i = static_cast<int>(first(1)); i < length; i += static_cast<int>(stride(1))) {
+    const size_t cells = static_cast<size_t>(i / row + top) * width + left;
     correction[i] = whole[cells * channels + i % row] - features[i];
-  }
-}
-
-namespace unblemish::cuda {
-
-template <int Width>
-__device__ void add_row(float* x, const float* row, size_t length) {
-  for (size_t i = first(Width); i < length; i += stride(Width)) {
-    Lanes<Width> sum = load<Width>(x + i);
-    const Lanes<Width> more = load<Width>(row + i);
-#pragma unroll
-    for (int k = 0; k < Width; ++k) sum.v[k] += more.v[k];
-    store<Width>(x + i, sum);
-  }
-}
-
-}  // namespace unblemish::cuda
-
-// Add one row to every row of x, (batch, length).
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
-    unblemish_add_row(float* __restrict__ x, const float* __restrict__ row, int batch, size_t length) {
-  using namespace unblemish::cuda;
-  const bool wide = length % 4 == 0 && aligned(x, row);
-  for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
-    if (wide)
-      add_row<4>(x + b * length, row, length);
-    else
-      add_row<1>(x + b * length, row, length);
   }
 }
 
 // out: (count, width) = channels [from, from + width) of the rows of x, (any, channels), that `rows` names.
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     unblemish_take_rows(const float* __restrict__ x, const int* __restrict__ rows, float* __restrict__ out,
-                        size_t count, int channels, int from, int width) {
+                        int count, int channels, int from, int width) {
   using namespace unblemish::cuda;
-  for (size_t i = first(1); i < count * width; i += stride(1))
+  for (int i = static_cast<int>(first(1)); i < count * width; i += static_cast<int>(stride(1)))
     out[i] = x[static_cast<size_t>(rows[i / width]) * channels + from + i % width];
 }
 
 // The way back: channels [from, from + width) of every row of x, (count, channels), = row of[i] of `rows`.
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     unblemish_spread_rows(const float* __restrict__ rows, const int* __restrict__ of, float* __restrict__ x,
-                          size_t count, int channels, int from, int width) {
+                          int count, int channels, int from, int width) {
   using namespace unblemish::cuda;
-  for (size_t i = first(1); i < count * width; i += stride(1))
-    x[i / width * channels + from + i % width] = rows[static_cast<size_t>(of[i / width]) * width + i % width];
+  for (int i = static_cast<int>(first(1)); i < count * width; i += static_cast<int>(stride(1)))
+    x[static_cast<size_t>(i / width) * channels + from + i % width] =
+        rows[static_cast<size_t>(of[i / width]) * width + i % width];
 }
 
 // CFLOW-AD: surprise = log(1 + exp(t - l)) and its slope by l, -1 / (1 + exp(l - t)); slope may be nullptr.

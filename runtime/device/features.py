@@ -80,7 +80,11 @@ class FeaturePasses:
         """
         most = max(_PIXELS // (size[0] * size[1]), 1)
         batch = min(1 << (count - 1).bit_length(), 1 << (most.bit_length() - 1))
-        return self._of(batch, size) or self._of(1, size)
+        found = self._of(batch, size)
+        while found is None and batch > 1:
+            batch //= 2
+            found = self._of(batch, size)
+        return found
 
     def refuse(self, size: Size, reason: str) -> None:
         """From now on images of that size are for the host, which one line of the log says."""

@@ -1,6 +1,7 @@
 // The drivers of what a detector does between its passes, run on the host.
 #include "emulate_cuda.hpp"
 
+#include "add_row.cu"
 #include "cells.cu"
 #include "decrease.cu"
 #include "projection.cu"

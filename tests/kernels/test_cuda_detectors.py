@@ -119,11 +119,11 @@ def test_rows_are_taken_and_spread(
     rows = rng.integers(0, 23, 301).astype(np.int32)
     out = np.full((301, 4), np.nan, np.float32)
     part = [ctypes.c_int(value) for value in (9, 3, 4)]
-    launch("take_rows", (grid[0], 1), x, rows, out, size(301), *part)
+    launch("take_rows", (grid[0], 1), x, rows, out, ctypes.c_int(301), *part)
     np.testing.assert_array_equal(out, x[rows, 3:7])
     back = np.zeros((301, 9), np.float32)
     of = rng.integers(0, 301, 301).astype(np.int32)
-    launch("spread_rows", (grid[0], 1), out, of, back, size(301), *part)
+    launch("spread_rows", (grid[0], 1), out, of, back, ctypes.c_int(301), *part)
     np.testing.assert_array_equal(back[:, 3:7], out[of])
     assert not back[:, [0, 1, 2, 7, 8]].any()
 

@@ -107,6 +107,12 @@ def _features(kernels: Any) -> list[Any]:
     return [*found, index, distances, scores, slope, chosen]
 
 
+def _rows(kernels: Any) -> list[Any]:
+    x, partial = kernels.device.to_device(_random(3, 989)), kernels.device.zeros((3, 4), np.float64)
+    kernels.device.launch("sum_rows", (4, 3), x=x, partial=partial, batch=3, length=989)
+    return [kernels.device.to_host(partial)]
+
+
 @pytest.fixture
 def orders(emulated: Callable[[str], CDLL]) -> Iterator[list[c_int]]:
     found = [c_int.in_dll(emulated(source), "emulation_order") for source in SOURCES]
@@ -115,7 +121,7 @@ def orders(emulated: Callable[[str], CDLL]) -> Iterator[list[c_int]]:
         order.value = 0
 
 
-@pytest.mark.parametrize("work", [_images, _energy, _terms, _features])
+@pytest.mark.parametrize("work", [_images, _energy, _terms, _features, _rows])
 def test_lanes_may_come_in_any_order(
     make_driver: Callable[..., EmulatedDriver], orders: list[c_int], work: Any
 ) -> None:

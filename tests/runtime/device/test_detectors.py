@@ -87,9 +87,9 @@ def images(count: int, camera: int = 1, seed: int = 7) -> np.ndarray:
     ("method", "camera"), [*((method, 1) for method in METHODS), ("patchcore", 3), ("cflow", 3)]
 )
 def test_maps_are_those_of_the_host(
-    make_detector: Make, kernels: Any, method: str, camera: int
+    make_detector: Make, any_engines: Any, method: str, camera: int
 ) -> None:
-    host, device = both(make_detector(method, camera), kernels)
+    host, device = both(make_detector(method, camera), *any_engines)
     for count in (1, 3):
         shown = images(count, camera, seed=count)
         cells = device.cells(shown)
@@ -135,9 +135,9 @@ def versions_of(view: View, count: int, rng: Any) -> np.ndarray:
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_versions_of_a_crop_score_as_on_the_host(
-    make_detector: Make, kernels: Any, method: str, box: Box, window: Box, scale: int, rng: Any
+    make_detector: Make, any_engines: Any, method: str, box: Box, window: Box, scale: int, rng: Any
 ) -> None:
-    host, device = both(make_detector(method), kernels)
+    host, device = both(make_detector(method), *any_engines)
     shown = images(2)
     view = view_of(shown[1], box, window, scale, rng)
     ours, theirs = (d.tiles(shown).versions(1, box, view) for d in (device, host))
@@ -166,16 +166,18 @@ def test_crops_may_take_turns_and_features_be_gone(
             np.testing.assert_allclose(mine.scores(windows), other.scores(windows), **CLOSE)
 
 
-def test_engines_for_one_image_take_the_others_in_turn(
-    make_detector: Make, kernels: Any, rng: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("most", [1, 2])
+def test_engines_for_few_images_take_the_others_in_turn(
+    make_detector: Make, kernels: Any, rng: Any, caplog: pytest.LogCaptureFixture, most: int
 ) -> None:
-    host, device = both(make_detector("padim"), kernels, Picky(lambda shape: shape[0] == 1))
+    host, device = both(make_detector("padim"), kernels, Picky(lambda shape: shape[0] <= most))
     box = Box(16, 24, 48, 64)
     view = view_of(images(1)[0], box, Box(25, 30, 50, 71), 1, rng)
     windows = versions_of(view, 3, rng)
     ours, theirs = (d.tiles(images(1)).versions(0, box, view) for d in (device, host))
     np.testing.assert_allclose(ours.scores(windows), theirs.scores(windows), **CLOSE)
     np.testing.assert_allclose(device.cells(images(3)), host.cells(images(3)), **CLOSE)
+    assert max(batch for batch, _ in device.scoring.passes._held) == most
     assert not caplog.records
 
 
@@ -238,17 +240,17 @@ def test_a_size_that_was_not_learned_is_refused_as_on_the_host(
         device.cells(np.zeros((1, 1, 64, 64), np.float32))
 
 
-def opened(bundle: Bundle, kernels: Any, **options: Any) -> tuple[Inspector, Inspector]:
-    host = Inspector.open(bundle, backend="onnxruntime", threads=1, **options)
-    device = Inspector.open(bundle, backend=EmulatedBackend(), kernels=kernels, **options)
-    return host, device
+def opened(bundle: Bundle, kernels: Any, backend: Any = None) -> tuple[Inspector, Inspector]:
+    host = Inspector.open(bundle, backend="onnxruntime", threads=1)
+    backend = backend or EmulatedBackend()
+    return host, Inspector.open(bundle, backend=backend, kernels=kernels)
 
 
 @pytest.mark.parametrize(
     ("method", "camera"), [*((method, 1) for method in METHODS), ("patchcore", 3)]
 )
 def test_inspections_are_those_of_the_host(
-    make_detector: Make, kernels: Any, method: str, camera: int
+    make_detector: Make, any_engines: Any, method: str, camera: int
 ) -> None:
     normal = normal_frames(2, camera, seed=9)
     frames = [
@@ -257,7 +259,7 @@ def test_inspections_are_those_of_the_host(
     ]
     if method in ("patchcore", "cflow"):  # the others are slow on the double
         frames += [normal[1], np.repeat(np.repeat(spoilt(normal[0]), 2, axis=0), 2, axis=1)]
-    host, device = opened(make_detector(method, camera), kernels)
+    host, device = opened(make_detector(method, camera), *any_engines)
     for frame in frames:
         found, expected = device.search(frame), host.search(frame)
         assert (found.status, found.steps) == (expected.status, expected.steps)
