@@ -3,8 +3,8 @@
 # the rest goes on; what each step said is kept, and the last lines are a summary.
 #
 # usage: benchmarks/gpu.sh [output folder]
-#   PYTHON     of an environment with unblemish[cuda,train,test] (python)
-#   BUNDLE, IMAGES   also profile inspection with this bundle, e.g. F2PAD on a folder of 224x224 images
+#   PYTHON     of an environment with unblemish[cuda,train,fit,test] (python)
+#   BUNDLE, IMAGES   also profile inspection with this bundle
 set -u
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -57,10 +57,11 @@ step pggan-1 60 "$python" benchmarks/gpu_steps.py step --batch 1
 step pggan-64 60 "$python" benchmarks/gpu_steps.py step --batch 64 --rounds 10
 step rgi-torch 60 "$python" benchmarks/gpu_steps.py rgi --batches 1 8 64 --steps 200
 step rgi-onnxruntime 60 "$python" benchmarks/gpu_steps.py rgi --engine onnxruntime --batches 1 8 64 --steps 100
+step inspection 200 "$python" benchmarks/gpu_inspection.py --work "$out/inspection"
 if [ -n "${BUNDLE:-}" ] && [ -n "${IMAGES:-}" ]; then
-  step inspection 60 "$python" -m unblemish profile "$BUNDLE" --images "$IMAGES"
+  step profile 60 "$python" -m unblemish profile "$BUNDLE" --images "$IMAGES"
 else
-  skip inspection "give BUNDLE and IMAGES"
+  skip profile "give BUNDLE and IMAGES"
 fi
 
 printf '\n== summary (%s s) ==\n' "$SECONDS"

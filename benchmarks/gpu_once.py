@@ -11,17 +11,17 @@ import sys
 from typing import Any
 
 import numpy as np
-from kernel_jobs import energy_terms, feature_terms, image_terms, solvers
+from kernel_jobs import between_passes, energy_terms, feature_terms, image_terms, solvers
 from kernel_jobs.job import Job
 from kernel_jobs.on_device import Doubled, error
 
 from unblemish.bundle.manifest import Preprocess
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.device.frames import DeviceFrames
-from unblemish.runtime.device.projection import DeviceView, ViewTables
+from unblemish.runtime.device.lbfgs import DeviceLbfgs
 from unblemish.runtime.geometry import Geometry
-from unblemish.runtime.methods.decomposition import View
-from unblemish.runtime.workspace import Workspace
+from unblemish.runtime.membrane import roughness
+from unblemish.runtime.solvers.lbfgs import Lbfgs
 
 # float32 against float64, over the largest number of an output; a wrong kernel is off by far more.
 TOLERANCE = 1e-4
@@ -47,57 +47,84 @@ def frames(kernels: CudaKernels) -> float:
     return float(np.abs(kernels.device.to_host(found) - Geometry(p).to_model(frame)).max())
 
 
-def views(kernels: CudaKernels) -> float:
-    """Largest difference of windows seen as crops, and of the way back, to the CPU's."""
+def holes(kernels: CudaKernels) -> float:
+    """Largest relative difference of a hole's roughness to the CPU's; the hole is then filled."""
     rng = np.random.default_rng(0)
-
-    def random(*shape: int) -> Any:
-        return rng.random(shape, dtype=np.float32)
-
-    view = View(random(1, 3, 33, 35), random(1, 3, 17, 19), random(1, 17, 33) / 17,
-                random(1, 35, 19) / 19, 0.3)  # fmt: skip
-    windows, items, device = random(2, 3, 33, 35), np.zeros(2, np.intp), kernels.device
-    held, crops = device.to_device(windows), device.zeros((2, 3, 17, 19))
-    on_device = DeviceView(device, ViewTables.of(view), device.scratch)
-    on_device.project(held, crops)
-    seen = view.project(windows, items, Workspace())
-    apart = np.abs(device.to_host(crops) - seen).max()
-    back = np.empty_like(windows)
-    view.pull_back(seen, items, back, Workspace())
-    on_device.pull_back(crops, held)
-    return float(max(apart, np.abs(device.to_host(held) - back).max()))
+    x, made = (rng.random((2, 3, 33, 35), dtype=np.float32) for _ in range(2))
+    free = np.zeros((2, 1, 33, 35), np.float32)
+    free[:, :, 3:17, 5:30] = 1
+    rough, change = np.empty(2), np.empty(2)
+    expected = roughness(x - made, free != 0)
+    kernels.blend(
+        x, made, free, ended=np.zeros(2, np.int32), roughness=rough, largest_change=change,
+        lower=0.0, upper=1.0,
+    )  # fmt: skip
+    return float(np.abs(rough / expected - 1).max())
 
 
-def cells(kernels: CudaKernels) -> float:
-    """Largest difference of what lies between a detector's passes to NumPy."""
-    rng, device = np.random.default_rng(0), kernels.device
-    crop, whole = (rng.random(s, dtype=np.float32) for s in ((4, 5, 7), (9, 11, 7)))
-    rows = rng.integers(0, 20, 33).astype(np.int32)
-    held = [device.to_device(a) for a in (crop, whole, rows)]
-    sizes = ((4, 5, 7), (33, 4), (33,), (33,), (33, 7))
-    more, taken, value, total, spread = (device.zeros(shape) for shape in sizes)
-    sums, grid = device.zeros((1, 1), np.float64), (1, 1)
-    device.launch("learn_surroundings", grid, whole=held[1], features=held[0], correction=more,
-                  top=2, left=3, width=11, rows=4, columns=5, channels=7)  # fmt: skip
-    device.launch("add_row", grid, x=held[0], row=more, batch=1, length=crop.size)
-    part = {"count": 33, "channels": 7, "from": 2, "width": 4}
-    device.launch("take_rows", grid, x=held[0], rows=held[2], out=taken, **part)
-    device.launch("surprise", grid, likelihood=taken, typical=total, surprise=value, slope=taken,
-                  count=33)  # fmt: skip
-    device.launch("add_taken", grid, value=value, of=held[2], scores=total, count=33, fresh=1)
-    device.launch("sum_rows", grid, x=total, partial=sums, batch=1, length=33)
-    device.launch("spread_rows", grid, rows=taken, of=held[2], x=spread, **part)
-    known = whole[2:6, 3:8].reshape(20, 7)[rows][:, 2:6]
-    expected = np.logaddexp(0, -known.reshape(-1)[:33].astype(np.float64))[rows]
-    return float(abs(device.to_host(sums)[0, 0] / expected.sum() - 1))
+def finetuning(kernels: CudaKernels) -> float:
+    """Largest relative error of what fine-tuning adds to an objective."""
+    rng = np.random.default_rng(0)
+    g, before, mask, slope = (rng.random((2, 3, 33, 35), dtype=np.float32) for _ in range(4))
+    scale, value = np.ones(2, np.float32), np.zeros(2)
+    kernels.hold(g, before, mask, scale, cotangent=slope, objective=value)
+    expected = np.square(mask.astype(np.float64) * (g - before)).sum(axis=(1, 2, 3))
+    kernels.void_rows(slope, objective=value)  # all of it is finite
+    return float(np.nan_to_num(np.abs(value / expected - 1), nan=np.inf).max())
+
+
+def latents(kernels: CudaKernels) -> float:
+    """Distance of L-BFGS from the minimum of a bowl whose axes differ by a factor of 100."""
+    device, weight = kernels.device, np.logspace(0, 2, 37)
+    z = np.random.default_rng(0).normal(size=(3, 37)).astype(np.float32)
+    query, gradient = device.empty(z.shape), device.empty(z.shape)
+    value, ended = device.empty((3,), np.float64), device.zeros((3,), np.int32)
+    solver = DeviceLbfgs(device, Lbfgs(scale=weight**-0.25), query, gradient)
+    solver.start(z)
+    for _ in range(30):
+        asked = device.to_host(query).astype(np.float64)
+        device.upload(value, (weight * asked**2).sum(axis=1))
+        device.upload(gradient, (2 * weight * asked).astype(np.float32))
+        solver.step(value, ended)
+        solver.aim(ended)
+    return float(np.abs(device.to_host(query)).max())
+
+
+def terms(kernels: CudaKernels) -> float:
+    """Largest relative error of absolute residuals, and of what else may join RGI's objective."""
+    rng = np.random.default_rng(0)
+    x, g, out = (rng.random((2, 3, 33, 35), dtype=np.float32) for _ in range(3))
+    mask, slope = (rng.random((2, 1, 33, 35), dtype=np.float32) for _ in range(2))
+    one, lam, value = np.ones(2, np.float32), np.full(2, 0.5, np.float32), np.zeros(2)
+    size = np.abs(g.astype(np.float64) - x).sum(axis=1)
+    found, expected = [], []
+    arguments = {"cotangent": out, "objective": value}
+    kernels.rgi_gradient_l1(x, g, mask, lam, one, mask_gradient=slope, **arguments)
+    found.append(value.copy())
+    expected.append(((1 - mask[:, 0]) * size + 0.5 * mask[:, 0]).sum(axis=(1, 2)))
+    kernels.rgi_closed_form_l1(x, g, lam, one, mask=mask, **arguments)
+    found.append(value.copy())
+    expected.append(np.minimum(size, 0.5).sum(axis=(1, 2)))
+    kernels.disbelief(x.reshape(2, -1), 1.0, slope=out.reshape(2, -1), objective=value)
+    kernels.latent_prior(x.reshape(2, -1), 1.0, gradient=g.reshape(2, -1), objective=value)
+    kernels.keep_unmasked(x, mask, kept=out)
+    kernels.add_values(value, objective=value.copy())
+    found.append(value - found[1])
+    wide = x.reshape(2, -1).astype(np.float64)
+    expected.append((np.logaddexp(0, -wide) + wide**2).mean(axis=1))
+    return float(np.abs(np.divide(found, expected) - 1).max())
 
 
 def main() -> None:
     kernels = CudaKernels()
     found = {job.name: error(job, Doubled(kernels)) for job in jobs()}
     found["frames"] = frames(kernels)
-    found["views"] = views(kernels)
-    found["cells"] = cells(kernels)
+    found["holes"] = holes(kernels)
+    found["finetuning"] = finetuning(kernels)
+    found["latents"] = latents(kernels)
+    found["terms"] = terms(kernels)
+    found["views"] = between_passes.views(kernels)
+    found["cells"] = between_passes.cells(kernels)
     for name, value in found.items():
         print(f"{name:40} {value:.1e}{'' if value <= TOLERANCE else '   FAR OFF'}")
     sys.exit(int(max(found.values()) > TOLERANCE))

@@ -72,6 +72,18 @@ def residual(
     _apart(where, {"cotangent": cotangent, "objective": objective}, inputs)
 
 
+def hold(g: Any, before: Any, mask: Any, scale: Any, *, cotangent: Any, objective: Any) -> None:
+    """Check the arguments of `CudaKernels.hold`. Raises: ShapeError."""
+    shape = _image("hold", g, "g")
+    _array("hold", "before", before, shape)
+    _mask("hold", "mask", mask, shape)
+    _per_item("hold", shape[0], scale=scale)
+    _array("hold", "cotangent", cotangent, shape, out=True)
+    _array("hold", "objective", objective, shape[:1], np.float64, out=True)
+    inputs = {"g": g, "before": before, "mask": mask, "scale": scale}
+    _apart("hold", {"cotangent": cotangent, "objective": objective}, inputs)
+
+
 def adam(p: Any, grad: Any, m: Any, v: Any, *, step: int, lower: float, upper: float) -> None:
     """Check the arguments of `Kernels.adam`.
 
@@ -116,6 +128,15 @@ def norms(x: Any, *, squared: Any, largest: Any) -> None:
     _array("norms", "squared", squared, shape[:1], np.float64, out=True)
     _array("norms", "largest", largest, shape[:1], np.float64, out=True)
     _apart("norms", {"squared": squared, "largest": largest}, {"x": x})
+
+
+def void_rows(x: Any, *, objective: Any) -> None:
+    """Check the arguments of `CudaKernels.void_rows`. Raises: ShapeError."""
+    shape = _array("void_rows", "x", x, None)
+    if len(shape) < 1 or 0 in shape:
+        raise ShapeError(f"void_rows: x must be (batch, ...) with every size >= 1, found {shape}.")
+    _array("void_rows", "objective", objective, shape[:1], np.float64, out=True)
+    _apart("void_rows", {"objective": objective}, {"x": x})
 
 
 def all_finite(x: Any) -> None:

@@ -87,6 +87,38 @@ def gaussian_nll(
     _apart(where, outputs, {"x": x, "g": g, "log_scale": log_scale, "scale": scale})
 
 
+def half_variance(log_scale: Any, *, out: Any) -> None:
+    """Check the arguments of `CudaEnergyTerms.half_variance`. Raises: ShapeError."""
+    where = "half_variance"
+    shape = _image(where, log_scale, "log_scale")
+    _array(where, "out", out, shape, out=True)
+    _apart(where, {"out": out}, {"log_scale": log_scale})
+
+
+def blend(
+    x: Any,
+    made: Any,
+    free: Any,
+    *,
+    ended: Any,
+    roughness: Any,
+    largest_change: Any,
+    lower: float,
+    upper: float,
+) -> None:
+    """Check the arguments of `CudaEnergyTerms.blend`. Raises: ShapeError; ConfigError."""
+    where = "blend"
+    shape = _image(where, made, "made")
+    _array(where, "x", x, shape, out=True)
+    _array(where, "free", free, (shape[0], 1, *shape[2:]))
+    _array(where, "ended", ended, shape[:1], np.int32)
+    outputs = {"roughness": roughness, "largest_change": largest_change}
+    for name, array in outputs.items():
+        _array(where, name, array, shape[:1], np.float64, out=True)
+    _apart(where, {"x": x, **outputs}, {"made": made, "free": free, "ended": ended})
+    _box(where, lower, upper)
+
+
 def energy_step(
     x: Any,
     start: Any,
@@ -135,6 +167,10 @@ def energy_step(
         if not all_at_least_zero(array):
             raise ConfigError(f"{where}: every {name} must be >= 0, found {float(np.min(array))}.")
     _adam(where, step, beta1, beta2, eps)
+    _box(where, lower, upper)
+
+
+def _box(where: str, lower: float, upper: float) -> None:
     if not lower <= upper:
         raise ConfigError(f"{where}: the box [{lower}, {upper}] is empty; give lower <= upper.")
 

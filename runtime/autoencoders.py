@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from unblemish.bundle import Bundle
 from unblemish.bundle.searches import EnergySettings
 from unblemish.errors import BundleError
@@ -12,6 +15,9 @@ from unblemish.runtime.methods.autoencoder import AutoencoderEngine, OneWay
 from unblemish.runtime.methods.energy import EnergyMethod
 from unblemish.runtime.methods.latent import CodeEngines, LatentMethod
 from unblemish.runtime.methods.metric import typical_lengths
+
+if TYPE_CHECKING:
+    from unblemish.runtime.device.engines import DeviceEngines
 
 
 def load_autoencoder(
@@ -41,11 +47,23 @@ def load_code_engines(bundle: Bundle, backend: Backend) -> CodeEngines:
 
 
 def latent_method(
-    bundle: Bundle, engines: CodeEngines, kernels: Kernels, schedule: str
+    bundle: Bundle,
+    engines: CodeEngines,
+    kernels: Kernels,
+    schedule: str,
+    device: DeviceEngines | None = None,
 ) -> LatentMethod:
-    """The search of the code. Raises: BundleError without settings."""
+    """The search of the code, on the GPU where `device` is given.
+
+    Raises: BundleError without settings.
+    """
     lengths = None if schedule == "paper" else typical_lengths(engines.decoder, engines.size)
-    return LatentMethod(engines, kernels, energy_settings(bundle), schedule, lengths)
+    method = LatentMethod(engines, kernels, energy_settings(bundle), schedule, lengths)
+    if device is None:
+        return method
+    from unblemish.runtime.device.rgi import RgiOnDevice
+
+    return replace(method, device=RgiOnDevice(device, bundle))
 
 
 def energy_method(

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from unblemish.runtime.resampling import Axis, Span
 
 Bool = NDArray[np.bool_]
+Size = tuple[int, int]
+
+BATCH_PIXELS = 2 * 224 * 224  # model px of the crops that go through the engine together
+_SMALLEST = 4  # sides of the smallest crop that engines are built for, in multiples of `align`
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Grid:
         margin: model px of surroundings on every side of the free pixels.
         border: native px around the free pixels that the window holds too (neighbours that share
             gradients, and those of the total variation).
+        sizes: (height, width) of crops that the engine was built for; () where it takes all.
     """
 
     height: int
@@ -86,12 +91,28 @@ class Grid:
     align: int
     margin: int
     border: int
+    sizes: tuple[Size, ...] = ()
 
     def crop(self, rows: Span, columns: Span) -> Box:
         """The aligned crop around model pixels, as large as the margin asks and the tile allows."""
         top, bottom = self._axis(rows, self.height)
         left, right = self._axis(columns, self.width)
-        return Box(top, left, bottom, right)
+        return self.fit(Box(top, left, bottom, right))
+
+    def fit(self, crop: Box) -> Box:
+        """The crop grown to the smallest of `sizes` that holds it, or as it is where none does."""
+        holding = [s for s in self.sizes if s[0] >= crop.height and s[1] >= crop.width
+                   and s[0] <= self.height and s[1] <= self.width]  # fmt: skip
+        if not holding:
+            return crop
+        height, width = min(holding, key=lambda s: s[0] * s[1])
+        top = self._grown(crop.top, height - crop.height, self.height - height)
+        left = self._grown(crop.left, width - crop.width, self.width - width)
+        return Box(top, left, top + height, left + width)
+
+    def _grown(self, first: int, more: int, last: int) -> int:
+        """Where a side begins that grows by `more` px, half of it before, at `last` at most."""
+        return min(max(first - more // 2 // self.align * self.align, 0), last)
 
     def whole(self) -> Box:
         """The tile itself."""
@@ -125,6 +146,19 @@ class Parts:
 
     labels: NDArray[np.int32]
     items: tuple[Part, ...]
+
+
+def crop_sizes(height: int, width: int, align: int) -> tuple[Size, ...]:
+    """Few sizes of crops for engines that are built for each: the tile, and ever smaller squares.
+
+    Sides double from 4 `align` on, so that a crop grows to 4 times its pixels at most, unless it
+    is long and thin.
+    """
+    sides, side = [], _SMALLEST * align
+    while side < min(height, width):
+        sides.append((side, side))
+        side *= 2
+    return ((height, width), *reversed(sides))
 
 
 def label_parts(free: Bool, territories: Sequence[Box] | None = None) -> Parts:
@@ -191,7 +225,7 @@ def find_regions(
     while regions:
         region = regions.pop()
         for other in joined:
-            both = _join(region, other)
+            both = _join(region, other, grid)
             if both is not None:
                 joined.remove(other)
                 regions.append(both)
@@ -230,9 +264,9 @@ def _region(part: Part, axes: tuple[Axis, Axis], grid: Grid) -> Region:
     return Region(part.tile, crop, window, (part.number,))
 
 
-def _join(one: Region, other: Region) -> Region | None:
+def _join(one: Region, other: Region, grid: Grid) -> Region | None:
     """Both in one crop, or None where two crops are cheaper."""
-    crop = one.crop.join(other.crop)
+    crop = grid.fit(one.crop.join(other.crop))
     if one.tile != other.tile or crop.area > one.crop.area + other.crop.area:
         return None
     parts = tuple(sorted((*one.parts, *other.parts)))

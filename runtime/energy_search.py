@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
-from unblemish.kernels import Kernels, default_kernels
+from unblemish.kernels import Kernels
 from unblemish.runtime.autoencoders import (
     energy_method,
     energy_settings,
@@ -30,9 +31,13 @@ from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.methods.energy_scores import SCORE_KINDS
 from unblemish.runtime.methods.latent import LatentMethod
 from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
+from unblemish.runtime.placement import place
 from unblemish.runtime.restore import mean_trace, score_of, worst
 from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
+
+if TYPE_CHECKING:
+    from unblemish.runtime.device.energy import EnergyOnDevice
 
 _BATCH = 8  # images of a pass
 
@@ -60,16 +65,21 @@ class EnergySearch:
         self.refine = check_refine(asked, AUTOENCODER_REFINEMENTS, bundle.manifest.method)
         self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
-        self._kernels = kernels or default_kernels(self.options.threads)
         backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
+        engines, self._kernels = place(backend, kernels, self.options.threads)
+        self._device: EnergyOnDevice | None = None
+        if engines is not None:
+            from unblemish.runtime.device.energy import EnergyOnDevice
+
+            self._device = EnergyOnDevice(engines, bundle)
         maps = self.refine in SCORE_KINDS and self.refine != "error"
         slopes = maps or self.options.schedule == "paper"
         self._engine = load_autoencoder(bundle, backend, gradient=slopes)
         self._code: LatentMethod | None = None
         if self.refine == "latent":
-            engines = load_code_engines(bundle, backend)
-            self._code = latent_method(bundle, engines, self._kernels, self.options.schedule)
-            engines.decoder.watch = self._engine.watch
+            code = load_code_engines(bundle, backend)
+            self._code = latent_method(bundle, code, self._kernels, self.options.schedule, engines)
+            code.decoder.watch = self._engine.watch
 
     def __call__(
         self,
@@ -140,10 +150,10 @@ class EnergySearch:
         deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
         smooth = self.options.schedule == "fast"
         holed = open_hole(frame, mask, self._geometry, self.options.white, smooth=smooth)
-        method = self._method(0.0)
+        solve = self._solver(0.0)
 
         def fill(rows: slice, until: float | None) -> Projected:
-            return method.solve(
+            return solve(
                 holed.images[rows], free=holed.free[rows], max_steps=self.options.max_steps,
                 deadline=until, clock=self._clock,
             )  # fmt: skip
@@ -158,14 +168,12 @@ class EnergySearch:
         self, images: Sequence[Float], lam: float | None, deadline: float | None
     ) -> Projected:
         method = self._method(lam)
-        search: EnergyMethod | LatentMethod = method
-        if self._code is not None:
-            search = self._code.at(lam)
+        solve = self._solver(lam) if self._code is None else self._code.at(lam).solve
 
         def project(rows: slice, until: float | None) -> Projected:
             batch, steps = np.stack(images[rows]), self.options.max_steps
             if self.refine in ("energy", "latent"):
-                return search.solve(batch, max_steps=steps, deadline=until, clock=self._clock)
+                return solve(batch, max_steps=steps, deadline=until, clock=self._clock)
             return self._one_pass(method, batch)
 
         return self._batches(len(images), deadline, project)
@@ -191,6 +199,11 @@ class EnergySearch:
             method.reconstruct(images), np.zeros(count), (Status.PLAIN,) * count,
             np.ones(count, np.intp), (np.zeros(0),) * count, maps,
         )  # fmt: skip
+
+    def _solver(self, lam: float | None) -> Callable[..., Projected]:
+        """`EnergyMethod.solve`, on the device where the engines are there."""
+        method = self._method(lam)
+        return method.solve if self._device is None else partial(self._device.solve, method)
 
     def _method(self, lam: float | None) -> EnergyMethod:
         return energy_method(self.bundle, self._engine, self._kernels, self.options.schedule, lam)

@@ -111,8 +111,10 @@ def tensor_of_role(manifest: Manifest, graph: GraphRole, role: str, *, output: b
     )
 
 
-def batch_limit(manifest: Manifest) -> int:
-    """Images per batch: as many as keep the tensors for the way back inside the caches.
+def batch_limit(
+    manifest: Manifest, budget: int = _BATCH_BYTES, largest: int = _LARGEST_BATCH
+) -> int:
+    """Images per batch: as many as keep the tensors for the way back within `budget` bytes.
 
     Raises: BundleError where the graph is fixed to a batch other than 1.
     """
@@ -126,7 +128,7 @@ def batch_limit(manifest: Manifest) -> int:
             )
         return 1
     kept = sum(_bytes_per_item(tensor) for tensor in record.outputs)
-    return int(np.clip(_BATCH_BYTES // max(kept, 1), 1, _LARGEST_BATCH))
+    return int(np.clip(budget // max(kept, 1), 1, largest))
 
 
 def _bytes_per_item(tensor: Tensor) -> int:

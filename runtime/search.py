@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import Manifest
 from unblemish.errors import ShapeError
-from unblemish.kernels import Kernels, default_kernels
+from unblemish.kernels import Kernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.protocol import Pair
 from unblemish.runtime.engines import Engines, load_discriminator_features, load_engines
@@ -36,11 +37,15 @@ from unblemish.runtime.methods.rgi import (
 )
 from unblemish.runtime.methods.rrgi import Finetuner, load_finetuner
 from unblemish.runtime.options import GENERATOR_REFINEMENTS, SearchOptions, check_refine
+from unblemish.runtime.placement import place
 from unblemish.runtime.reserve import Reserve
 from unblemish.runtime.restore import Tiles, restore
 from unblemish.runtime.solvers.loop import Clock, Limits, share_of
 from unblemish.runtime.solvers.protocol import Double, Float
 from unblemish.runtime.starting import PAPER_CANDIDATES, Starter, Starts
+
+if TYPE_CHECKING:
+    from unblemish.runtime.device.rgi import RgiOnDevice
 
 _STARTS = 4
 _ENCODED_STARTS = 2  # an encoder's latents are near already
@@ -76,9 +81,14 @@ class Search:
         self.options = options or SearchOptions()
         self._settings = bundle.manifest.rgi
         self._geometry = Geometry(bundle.manifest.preprocess)
-        self._kernels = kernels or default_kernels(self.options.threads)
         self._clock = clock
         backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
+        engines, self._kernels = place(backend, kernels, self.options.threads)
+        self._device: RgiOnDevice | None = None
+        if engines is not None:
+            from unblemish.runtime.device.rgi import RgiOnDevice
+
+            self._device = RgiOnDevice(engines, bundle)
         self._engines: Engines = load_engines(bundle, backend)
         asked = self.options.refine or _own_refine(bundle.manifest)
         self.refine = check_refine(asked, GENERATOR_REFINEMENTS, "rgi")
@@ -98,8 +108,9 @@ class Search:
         self._finetuner: Finetuner | None = None
         if self.refine == "rrgi":
             self._finetuner = load_finetuner(
-                bundle, backend, self._kernels, paper=self._paper, threads=self.options.threads
-            )
+                bundle, backend, self._kernels, paper=self._paper, threads=self.options.threads,
+                device=engines,
+            )  # fmt: skip
             self._finetuner.engine.watch = self._engines.generator.watch
 
     def __call__(
@@ -124,7 +135,12 @@ class Search:
     @property
     def frames_at_once(self) -> int:
         """Frames that are worth searching together."""
-        return max(self._engines.batch // self._starter.starts, 1)
+        return max(self._batch // self._starter.starts, 1)
+
+    @property
+    def _batch(self) -> int:
+        """Items at once."""
+        return self._engines.batch if self._device is None else self._device.batch
 
     def reserve(self, pixels: int, seconds: float) -> None:
         """Note what the caller did afterwards: deadlines leave time for it."""
@@ -186,7 +202,7 @@ class Search:
         deadline = None if deadline_ms is None else self._clock() + deadline_ms / 1000
         holed = open_hole(frame, mask, self._geometry, self.options.white)
         starts = self._starter.choose(holed.images, None, self._settings.lam)
-        per_batch = max(self._engines.batch // starts.z.shape[1], 1)
+        per_batch = max(self._batch // starts.z.shape[1], 1)
         edges = range(0, len(holed.images), per_batch)
         made = []
         for number, first in enumerate(edges):
@@ -195,7 +211,7 @@ class Search:
             images = holed.images[rows]
             weights = np.full(len(images), self._settings.lam, np.float32)
             limits = self._limits(starts, self._settings.lam, until)
-            found = self._method.solve(
+            found = self._solver(self._method)(
                 images, starts.z[rows], weights, limits, free=holed.free[rows], clock=self._clock
             )
             made.append(self._engines.generate(found.z))
@@ -219,7 +235,7 @@ class Search:
         images = np.concatenate([job.images for job in jobs])
         robust = lam if self._critic is None else self._settings.lam
         starts = self._starter.choose(images, _joined_previous(jobs), robust)
-        per_batch = max(self._engines.batch // starts.z.shape[1], 1)
+        per_batch = max(self._batch // starts.z.shape[1], 1)
         edges = list(range(0, len(images), per_batch))
         parts = []
         for number, first in enumerate(edges):
@@ -238,12 +254,16 @@ class Search:
         if self.refine == "none":
             return self._tiles(at_target, unrefined(starts.z[:, 0]))
         limits = self._limits(starts, lam, deadline)
-        solution = method.solve(
+        solution = self._solver(method)(
             images, starts.z, weights, limits, near=starts.near, clock=self._clock
         )
         if self._finetuner is not None:
             solution = self._finetuner.refine(at_target, solution, deadline, self._clock)
         return self._tiles(at_target, solution)
+
+    def _solver(self, method: RgiMethod) -> Callable[..., Solution]:
+        """`RgiMethod.solve`, on the device where the engines are there."""
+        return method.solve if self._device is None else partial(self._device.solve, method)
 
     def _limits(self, starts: Starts, lam: float, deadline: float | None) -> Limits:
         if self._finetuner is not None:

@@ -67,7 +67,8 @@ def make_driver(emulated: Callable[[str], CDLL]) -> Callable[..., EmulatedDriver
 
 _DOUBLE = Path(__file__).parent / "tensorrt_double"
 _OURS = ("unblemish.runtime.backends.tensorrt", "unblemish.export.engines.tensorrt_builder",
-         "unblemish.export.engines.bundle_engines", "tensorrt")  # fmt: skip
+         "unblemish.export.engines.bundle_engines", "unblemish.runtime.device.tensorrt_pass",
+         "tensorrt")  # fmt: skip
 
 
 def _forget_tensorrt() -> None:
@@ -81,7 +82,8 @@ def tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.syspath_prepend(_DOUBLE)
     double = importlib.import_module("double")
     module, world = double.make(request.param)
-    world.memory_of = importlib.import_module("running").Memory
+    running = importlib.import_module("running")
+    world.memory_of, world.drive = running.Memory, running.DriverMemory
     _forget_tensorrt()
     sys.modules["tensorrt"] = module
     yield world

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from unblemish.calibration.normals import SyntheticSet, choose_normals
 from unblemish.calibration.precision.gate import TOLERANCES, Drift, Judged, Sample, Tolerance
 from unblemish.calibration.precision.record import Feeds, RecordingBackend
 from unblemish.errors import ConfigError, ModelError
+from unblemish.export.passes.result import PassResult
 from unblemish.export.precision.graphs import emulated, half_graphs
+from unblemish.export.precision.modelopt import require_modelopt
 from unblemish.export.precision.quantise import quantise
 from unblemish.export.sharing.share_weights import FILE_NAME
 from unblemish.export.sharing.shared_files import shared_files
@@ -35,6 +38,7 @@ FLOAT32_ROLES = frozenset({
 IMAGES, NORMALS = 24, 16
 _ENGINES = "engines/"  # made of the float32 graphs, so not of these
 Say = Callable[[str], None]
+Quantise = Callable[[ModelProto, list[Feeds]], PassResult]
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def convert_precision(
     *,
     images: int = IMAGES,
     biases: bool = True,
+    quantiser: str = "onnxruntime",
     seed: int = 0,
     tolerance: Tolerance | None = None,
     say: Say = lambda line: None,
@@ -68,7 +73,7 @@ def convert_precision(
             the gate, the other for int8 ranges.
         out: folder of the new bundle, which may be that of the old one.
         images: number of synthetic defects that the gate inspects, beside normal ones.
-        biases: int8 alone: quantise biases too, see `quantise`; False for TensorRT.
+        biases, quantiser: int8 alone, see `quantise`; biases are False for TensorRT.
         tolerance: None for `TOLERANCES`.
         say: told what goes on.
     Raises: ConfigError where the bundle is not float32; ModelError where a figure of the gate is
@@ -80,11 +85,14 @@ def convert_precision(
             f"'{precision}': a float32 bundle can be made {', '.join(TOLERANCES)}. Export the "
             "model again."
         )
+    if quantiser == "modelopt":
+        require_modelopt()
     samples, plain = _samples(bundle, normals, images, seed)
     graphs = {role: read_onnx(bundle.graph(role)) for role in _in_order(bundle.manifest.graphs)}
     say(f"float32: searching {len(samples)} frames")
     judged = Judged(bundle, samples)
-    made = _rewritten(bundle, graphs, precision, plain, biases, say)
+    by = partial(quantise, biases=biases, by=quantiser)
+    made = _rewritten(bundle, graphs, precision, plain, by, say)
     say(f"{precision}: searching {len(samples)} frames")
     with tempfile.TemporaryDirectory(prefix="unblemish-", ignore_cleanup_errors=True) as folder:
         trial = Path(folder) / "trial.bundle"
@@ -126,7 +134,7 @@ def _rewritten(
     graphs: Mapping[GraphRole, ModelProto],
     precision: str,
     plain: Sequence[Sample],
-    biases: bool,
+    place: Quantise,
     say: Say,
 ) -> dict[GraphRole, ModelProto]:
     chosen = {role: model for role, model in graphs.items() if role not in FLOAT32_ROLES}
@@ -137,7 +145,7 @@ def _rewritten(
     made, changed = dict(graphs), 0
     for role, model in chosen.items():
         if not role.endswith("_backward"):
-            result = quantise(model, feeds_of(tapes, role, model), biases=biases)
+            result = place(model, feeds_of(tapes, role, model))
             made[role], changed = result.model, changed + result.changed
             say(f"int8: {result.changed} operators of {role}")
     if not changed:

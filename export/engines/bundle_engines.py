@@ -8,10 +8,12 @@ from typing import TypeVar
 from unblemish.bundle import Bundle, update_bundle
 from unblemish.bundle.engines import (
     Device,
+    Size,
     engine_file,
-    find_engine,
+    find_engines,
     graph_digest,
     this_system,
+    timings_file,
 )
 from unblemish.bundle.manifest import EngineRecord, GraphRole
 from unblemish.errors import BackendError
@@ -22,13 +24,14 @@ from unblemish.export.engines.engine_parity import (
     limit_of,
 )
 from unblemish.export.engines.options import EngineOptions
-from unblemish.export.engines.prepare import Prepared, families, prepare
+from unblemish.export.engines.prepare import Family, Prepared, families, sizes_of
 from unblemish.export.engines.tensorrt_builder import Builder
 from unblemish.runtime.backends.device_memory import DeviceMemory
 from unblemish.runtime.backends.onnxruntime import OrtBackend
-from unblemish.runtime.backends.tensorrt import TensorRtPair, TensorRtProgram, open_memory
+from unblemish.runtime.backends.tensorrt import open_memory
 from unblemish.runtime.backends.tensorrt_engine import Engine
 from unblemish.runtime.backends.tensorrt_log import version
+from unblemish.runtime.backends.tensorrt_run import EnginePair, EngineProgram
 
 Say = Callable[[str], None]
 Opened = TypeVar("Opened")
@@ -75,7 +78,7 @@ class _Build:
     ) -> None:
         self._bundle, self._options, self._memory, self._say = bundle, options, memory, say
         self._device = Device(version(), memory.capability, this_system())
-        self._timings = engine_file("timings", "", self._device, "cache").replace("--", "-")
+        self._timings = timings_file(self._device)
         known = self._timings in bundle.manifest.files
         self._builder = Builder(options, bundle.file(self._timings).read_bytes() if known else b"")
         self._files: dict[str, bytes] = {}
@@ -83,25 +86,25 @@ class _Build:
 
     def run(self) -> Bundle:
         self._bundle.verify()
-        for roles in families(self._bundle.manifest):
-            manifest = self._bundle.manifest
-            if not self._options.again and all(
-                find_engine(manifest, role, self._device) for role in roles
-            ):
-                self._say(f"{' and '.join(roles)}: there already")
-                continue
-            self._add(roles)
+        manifest = self._bundle.manifest
+        for roles in families(manifest):
+            there = {engines[0].size for engines in find_engines(manifest, roles, self._device)}
+            for size in sizes_of(manifest, roles, self._options):
+                if size in there and not self._options.again:
+                    self._say(f"{' and '.join(roles)}{_of(size)}: there already")
+                else:
+                    self._add(Family(self._bundle, roles, self._options, size))
         return self._written() if self._records else self._bundle
 
-    def _add(self, roles: tuple[GraphRole, ...]) -> None:
-        graphs = prepare(self._bundle, roles, self._options, self._device.version)
+    def _add(self, family: Family) -> None:
+        graphs = family.prepare(self._device.version)
         plans = []
         for graph in graphs:
             content = graph.model.SerializeToString()
             plans.append(self._builder.build(content, graph.role, graph.ranges).engine)
         figure = self._check(graphs, plans)
         for graph, plan in zip(graphs, plans, strict=True):
-            record = self._record(graph.role, figure)
+            record = self._record(graph.role, family.size, figure)
             self._files[record.file] = plan
             self._records.append(record)
             off = "" if figure is None else f", off by {figure:.1e}"
@@ -120,7 +123,7 @@ class _Build:
     def _difference(self, graphs: list[Prepared], plans: list[bytes]) -> float:
         foreign = self._options.version_compatible
         engines = [
-            Engine(plan, graph.role, self._memory, foreign=foreign)
+            Engine(plan, graph.role, foreign=foreign)
             for graph, plan in zip(graphs, plans, strict=True)
         ]
         paths = [str(self._bundle.graph(graph.role)) for graph in graphs]
@@ -129,22 +132,19 @@ class _Build:
                  for v in graphs[0].model.graph.input} | usual  # fmt: skip
         exact = OrtBackend()
         if len(engines) == 2:
-            there, back = engines
             expected = _opened(lambda: exact.pair(*paths))
-            pair = TensorRtPair(there, back, self._memory, lambda: expected)
-            return check_pair(pair, expected, sizes)
+            return check_pair(EnginePair(engines[0], engines[1], self._memory), expected, sizes)
         plain = _opened(lambda: exact.program(paths[0]))
-        program = TensorRtProgram(engines[0], self._memory, lambda: plain)
-        return check_program(program, plain, sizes)
+        return check_program(EngineProgram(engines[0], self._memory), plain, sizes)
 
-    def _record(self, role: GraphRole, figure: float | None) -> EngineRecord:
+    def _record(self, role: GraphRole, size: Size | None, figure: float | None) -> EngineRecord:
         digest, device, options = (
             graph_digest(self._bundle.manifest, role),
             self._device,
             self._options,
         )
         return EngineRecord(
-            file=engine_file(role, digest, device), role=role, graph_sha256=digest,
+            file=engine_file(role, digest, device, size), role=role, graph_sha256=digest, size=size,
             tensorrt=device.tensorrt, capability=device.capability, system=device.system,
             version_compatible=options.version_compatible, hardware=options.hardware,
             parity=figure,
@@ -154,9 +154,11 @@ class _Build:
         """The bundle with what was built, without what it replaces or what no graph needs now."""
         manifest = self._bundle.manifest
         new = {record.file for record in self._records}
+        # Those of before engines had sizes have none stated.
+        replaced = {engine_file(r.role, r.graph_sha256, self._device) for r in self._records}
         kept = [
             record for record in manifest.engines
-            if record.file not in new and record.role in manifest.graphs
+            if record.file not in new | replaced and record.role in manifest.graphs
             and record.graph_sha256 == graph_digest(manifest, record.role)
         ]  # fmt: skip
         stale = {r.file for r in manifest.engines} - new - {r.file for r in kept}
@@ -166,3 +168,7 @@ class _Build:
             drop=stale,
             engines=[record.model_dump() for record in (*kept, *self._records)],
         )
+
+
+def _of(size: Size | None) -> str:
+    return "" if size is None else f" for {size[0]}x{size[1]}"

@@ -16,9 +16,11 @@ class EngineOptions:
     """Settings of one build.
 
     Args:
-        batch: most items that go through an engine at once; fewer always fit.
+        batch: most items that go through an engine at once; fewer always fit. Searches on the
+            device take up to 64.
         usual_batch: what it is tuned for.
-        size: (height, width) of images that a graph takes in any size; None for the model's.
+        sizes: (height, width) of images that graphs of any size are built for; () for the model's
+            and those of the crops that a search cuts from it.
         workspace: bytes of scratch memory a layer may take.
         level: how long TensorRT searches, 0 (quick) to 5 (all it can).
         tf32: let convolutions round float32 operands to 10 bits; float32 is exact without.
@@ -31,9 +33,9 @@ class EngineOptions:
         again: build also what is there already.
     """
 
-    batch: int = 16
+    batch: int = 64
     usual_batch: int = 4
-    size: tuple[int, int] | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
     workspace: int = 1 << 30
     level: int = 3
     tf32: bool = False
@@ -49,8 +51,8 @@ class EngineOptions:
                 f"engines are tuned for a batch between 1 and the largest, {self.batch}; got "
                 f"{self.usual_batch}."
             )
-        if self.size is not None and min(self.size) < 1:
-            raise ConfigError(f"the size of images must be positive; got {self.size}.")
+        if any(min(size) < 1 for size in self.sizes):
+            raise ConfigError(f"the sizes of images must be positive; got {self.sizes}.")
         if not 0 <= self.level <= 5:
             raise ConfigError(f"the optimisation level is 0 to 5; got {self.level}.")
         if self.workspace < 1 << 20:

@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.manifest import FileRecord, Graph, GraphRole, Manifest
+from unblemish.bundle.manifest import FileRecord, Graph, GraphRole, Manifest, Tensor
 from unblemish.errors import ModelError, UnsupportedOperatorError
 from unblemish.export.engines.fix_sizes import fix_pair, fix_sizes
 from unblemish.export.engines.lower_opset import lower_opset
+from unblemish.export.engines.open_batch import BATCHES, open_batch
 from unblemish.export.engines.operator_support import (
     SUPPORTED_VERSIONS,
     check_operators,
@@ -27,9 +29,11 @@ from unblemish.export.engines.operator_support import (
 from unblemish.export.engines.options import EngineOptions
 from unblemish.onnx_files import read_onnx
 from unblemish.runtime.backends.onnxruntime import OrtBackend
+from unblemish.runtime.crops import BATCH_PIXELS, Size, crop_sizes
 
 Shape = tuple[int, ...]
 Ranges = dict[str, tuple[Shape, Shape, Shape]]
+Graphed = tuple[ModelProto, Ranges]
 Version = tuple[int, int]
 
 
@@ -59,45 +63,141 @@ def families(manifest: Manifest) -> list[tuple[GraphRole, ...]]:
     return found
 
 
-def prepare(
-    bundle: Bundle, roles: tuple[GraphRole, ...], options: EngineOptions, version: Version
-) -> list[Prepared]:
-    """Make one family ready for a version of TensorRT.
+@dataclass(frozen=True)
+class Family:
+    """Graphs that are made into engines together, and what TensorRT may be given of them.
 
-    Graphs whose batch alone is open keep it open, where TensorRT takes them so. Others (images of
-    any size, free weights) are made for one size and a batch of 1, since their gradients ask for
-    shapes that TensorRT wants to know.
-
-    Raises: UnsupportedOperatorError naming the node where TensorRT would refuse a graph; ModelError
-        where a size cannot be told.
+    Args:
+        roles: a graph alone, or forward and backward.
+        size: (height, width) of images, where they have any size, see `sizes_of`; None elsewhere.
     """
-    graphs = [read_onnx(bundle.graph(role)) for role in roles]
-    record = bundle.manifest.graphs[roles[0]]
-    if _is_open(record, roles[0]):
-        sizes = [_sizes(bundle.manifest, record, options, n)
-                 for n in (options.usual_batch, options.batch)]  # fmt: skip
-        ranges = _ranges(bundle, roles, (dict.fromkeys(sizes[0], 1), *sizes))
-        with contextlib.suppress(UnsupportedOperatorError):  # it may do at one size
-            return _taken(roles, graphs, ranges, version)
-    sizes_of_one = _sizes(bundle.manifest, record, options, 1)
-    if len(graphs) == 1:
-        graphs = [fix_sizes(graphs[0], sizes_of_one)]
-    else:
-        graphs = [*fix_pair(graphs[0], graphs[1], sizes_of_one)]
-    return _taken(roles, graphs, [{} for _ in roles], version)
+
+    bundle: Bundle
+    roles: tuple[GraphRole, ...]
+    options: EngineOptions
+    size: Size | None = None
+
+    def prepare(self, version: Version) -> list[Prepared]:
+        """Make the graphs ready for a version of TensorRT.
+
+        Graphs whose batch alone is open keep it open, where TensorRT takes them so. Of others
+        (images of any size, free weights) all lengths are fixed, since their gradients ask for
+        shapes that TensorRT wants to know; the batch alone stays open, where they do not depend on
+        it. What is refused so is made for a batch of 1.
+
+        Raises: UnsupportedOperatorError naming the node where TensorRT would refuse a graph;
+            ModelError where a size cannot be told.
+        """
+        graphs = self._as_it_is if self._is_open else self._of_one_size
+        if graphs is not None:
+            with contextlib.suppress(UnsupportedOperatorError):
+                return self._taken(graphs, version)
+        return self._taken(self._of_one_image, version)
+
+    def _taken(self, graphs: Sequence[Graphed], version: Version) -> list[Prepared]:
+        """Graphs in the opset of a version, checked."""
+        newest = operator_table(version).opsets[1]
+        prepared = []
+        for role, (model, ranges) in zip(self.roles, graphs, strict=True):
+            lowered = lower_opset(model, newest).model
+            check_operators(lowered, role, [version])
+            prepared.append(Prepared(role, lowered, ranges))
+        return prepared
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether no dimension but the first (the batch, or the cells of a flow) is symbolic."""
+        return not self.roles[0].startswith("finetune") and all(
+            isinstance(d, int) for tensor in self._record.inputs for d in tensor.shape[1:]
+        )
+
+    @property
+    def _record(self) -> Graph:
+        return self.bundle.manifest.graphs[self.roles[0]]
+
+    @property
+    def _sides(self) -> Size:
+        p = self.bundle.manifest.preprocess
+        return self.size or (p.height, p.width)
+
+    @cached_property
+    def _graphs(self) -> list[ModelProto]:
+        return [read_onnx(self.bundle.graph(role)) for role in self.roles]
+
+    @cached_property
+    def _as_it_is(self) -> list[Graphed]:
+        counts = (self.options.usual_batch, self.options.batch)
+        sizes = [self._sizes(count) for count in counts]
+        ranges = _ranges(self.bundle, self.roles, (dict.fromkeys(sizes[0], 1), *sizes))
+        return [*zip(self._graphs, ranges, strict=True)]
+
+    @cached_property
+    def _of_one_size(self) -> list[Graphed] | None:
+        """None where the graphs depend on the batch."""
+        opened = [open_batch(*ways) for ways in zip(*map(self._fixed, BATCHES), strict=True)]
+        height, width = self._sides
+        crops = BATCH_PIXELS // (height * width) if _is_cropped(self.roles) else 1
+        batches = 1, self.options.usual_batch, max(self.options.batch, crops)
+        graphs = [(one[0], _at_batches(one[1], batches)) for one in opened if one is not None]
+        return graphs if len(graphs) == len(self.roles) else None
+
+    @cached_property
+    def _of_one_image(self) -> list[Graphed]:
+        return [(model, {}) for model in self._fixed(1)]
+
+    def _fixed(self, batch: int) -> list[ModelProto]:
+        sizes = self._sizes(batch)
+        if len(self._graphs) == 1:
+            return [fix_sizes(self._graphs[0], sizes)]
+        return [*fix_pair(self._graphs[0], self._graphs[1], sizes)]
+
+    def _sizes(self, batch: int) -> dict[str, int]:
+        """Length of every symbolic dimension of the inputs."""
+        height, width = self._sides
+        cells = _cells(self.bundle.manifest, height, width)
+        sizes: dict[str, int] = {}
+        for tensor in self._record.inputs:
+            for axis, name in enumerate(tensor.shape):
+                if isinstance(name, str):
+                    spatial = {2: height, 3: width}.get(axis) if _is_image(tensor) else None
+                    length = spatial or (cells.get(name, 1) * batch if axis == 0 else None)
+                    if length is None:
+                        raise ModelError(
+                            f"the length of axis {axis} of input '{tensor.name}' is not known, and "
+                            "an engine is built for known sizes. Export the model with a fixed one."
+                        )
+                    sizes[name] = max(length, sizes.get(name, 0))
+        return sizes
 
 
-def _taken(
-    roles: tuple[GraphRole, ...], graphs: list[ModelProto], ranges: list[Ranges], version: Version
-) -> list[Prepared]:
-    """Graphs in the opset of a version, checked."""
-    newest = operator_table(version).opsets[1]
-    prepared = []
-    for role, model, known in zip(roles, graphs, ranges, strict=True):
-        lowered = lower_opset(model, newest).model
-        check_operators(lowered, role, [version])
-        prepared.append(Prepared(role, lowered, known))
-    return prepared
+def sizes_of(
+    manifest: Manifest, roles: tuple[GraphRole, ...], options: EngineOptions
+) -> tuple[Size | None, ...]:
+    """Sizes of images that a family is built for; (None,) where its graphs state theirs."""
+    inputs = manifest.graphs[roles[0]].inputs
+    if not any(isinstance(d, str) for t in inputs if _is_image(t) for d in t.shape[2:]):
+        return (None,)
+    p, detector = manifest.preprocess, manifest.detector
+    if options.sizes or detector is None or not _is_cropped(roles):
+        return options.sizes or ((p.height, p.width),)
+    return crop_sizes(p.height, p.width, detector.align)
+
+
+def _is_cropped(roles: tuple[GraphRole, ...]) -> bool:
+    """Whether a search looks at crops by these graphs, as many at once as `BATCH_PIXELS` holds."""
+    return roles[0].startswith("features")
+
+
+def _is_image(tensor: Tensor) -> bool:
+    return tensor.role in ("image", "mask") and len(tensor.shape) == 4
+
+
+def _at_batches(known: Mapping[str, Shape], batches: tuple[int, int, int]) -> Ranges:
+    least, usual, most = batches
+    return {
+        name: ((first * least, *rest), (first * usual, *rest), (first * most, *rest))
+        for name, (first, *rest) in known.items()
+    }
 
 
 def check_files(folder: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
@@ -120,39 +220,15 @@ def check_bundle(
     options: EngineOptions | None = None,
     versions: Sequence[Version] = SUPPORTED_VERSIONS,
 ) -> None:
-    """Raise, as `prepare`, where TensorRT of one of these versions would refuse a graph."""
+    """Raise, as `Family.prepare`, where TensorRT of one of these versions would refuse a graph.
+
+    Of images of any size the first of `sizes_of` stands for all: the operators are the same.
+    """
     options = options or EngineOptions()
     for roles in families(bundle.manifest):
+        family = Family(bundle, roles, options, sizes_of(bundle.manifest, roles, options)[0])
         for version in versions:
-            prepare(bundle, roles, options, version)
-
-
-def _is_open(record: Graph, role: GraphRole) -> bool:
-    """Whether no dimension but the first (the batch, or the cells of a flow) is symbolic."""
-    return not role.startswith("finetune") and all(
-        isinstance(d, int) for tensor in record.inputs for d in tensor.shape[1:]
-    )
-
-
-def _sizes(manifest: Manifest, record: Graph, options: EngineOptions, batch: int) -> dict[str, int]:
-    """Length of every symbolic dimension of a graph's inputs."""
-    p = manifest.preprocess
-    height, width = options.size or (p.height, p.width)
-    cells = _cells(manifest, height, width)
-    sizes: dict[str, int] = {}
-    for tensor in record.inputs:
-        for axis, name in enumerate(tensor.shape):
-            if isinstance(name, str):
-                image = tensor.role in ("image", "mask") and len(tensor.shape) == 4
-                spatial = {2: height, 3: width}.get(axis) if image else None
-                length = spatial or (cells.get(name, 1) * batch if axis == 0 else None)
-                if length is None:
-                    raise ModelError(
-                        f"the length of axis {axis} of input '{tensor.name}' is not known, and an "
-                        "engine is built for known sizes. Export the model with a fixed one."
-                    )
-                sizes[name] = max(length, sizes.get(name, 0))
-    return sizes
+            family.prepare(version)
 
 
 def _cells(manifest: Manifest, height: int, width: int) -> dict[str, int]:

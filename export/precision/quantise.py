@@ -19,23 +19,34 @@ from unblemish.export.passes.graph_view import GraphView, used_names
 from unblemish.export.passes.result import PassResult
 from unblemish.export.precision.half import HEAVY
 from unblemish.export.precision.lift_opset import lift_opset
+from unblemish.export.precision.modelopt import place_by_modelopt
 
 Feeds = Mapping[str, NDArray[Any]]
 
 
-def quantise(model: ModelProto, feeds: Sequence[Feeds], *, biases: bool = True) -> PassResult:
+DEQUANTISE = "DequantizeLinear"
+QUANTISERS = ("onnxruntime", "modelopt")
+
+
+def quantise(
+    model: ModelProto, feeds: Sequence[Feeds], *, biases: bool = True, by: str = "onnxruntime"
+) -> PassResult:
     """Put Q/DQ pairs where a forward pass is heavy: weights by channel, activations by tensor.
 
-    Both are symmetric, as TensorRT wants them. ONNX Runtime's static quantiser places the nodes;
-    ranges are the smallest and largest values that `feeds` cause. In float32 stay what depends on a
-    cotangent (the way back is that of the unquantised graph: straight-through), the first operator
-    behind the inputs and the last before each output: 8 bits cost most and save least there.
+    Both are symmetric, as TensorRT wants them. ONNX Runtime's static quantiser or NVIDIA's
+    ModelOpt places the nodes; ranges are the largest values that `feeds` cause. In float32 stay
+    what depends on a cotangent (the way back is that of the unquantised graph: straight-through),
+    the first operator behind the inputs and the last before each output: 8 bits cost most and save
+    least there.
 
     Args:
         model: forward, fused or backward graph; weights may be stored as float16.
         feeds: inputs of the graph as they occur on normal images.
-        biases: quantise biases too, which ONNX Runtime's integer kernels need and TensorRT refuses.
-    Raises: CalibrationError without feeds; ModelError where the quantiser refuses the graph.
+        biases: quantise biases too, which ONNX Runtime's integer kernels need and TensorRT refuses;
+            ModelOpt never does.
+        by: one of `QUANTISERS`.
+    Raises: CalibrationError without feeds; ModelError where the quantiser refuses the graph;
+        ConfigError where ModelOpt is asked for and not installed.
     """
     plain = fold_constants(lift_opset(model).model).model
     chosen, reasons = choose_nodes(plain)
@@ -46,7 +57,13 @@ def quantise(model: ModelProto, feeds: Sequence[Feeds], *, biases: bool = True) 
             "int8 ranges need inputs that occurred on normal images, and none were recorded. Give "
             "a folder of normal images with --normals."
         )
-    return PassResult(_quantised(plain, chosen, feeds, biases), len(chosen), reasons)
+    if by == "modelopt":
+        made = place_by_modelopt(plain, chosen, feeds)
+    else:
+        made = _quantised(plain, chosen, feeds, biases)
+    placed = _placed(made)
+    left = [f"{name}: the quantiser left it in float32" for name in chosen if name not in placed]
+    return PassResult(made, len(placed), [*reasons, *left])
 
 
 def choose_nodes(model: ModelProto) -> tuple[list[str], list[str]]:
@@ -143,6 +160,13 @@ def _quantised(
                 f"ONNX Runtime cannot quantise a graph: {type(error).__name__}: {error}. Export "
                 "with --precision fp16 or fp32."
             ) from error
+
+
+def _placed(model: ModelProto) -> set[str]:
+    """Names of the heavy nodes whose input comes out of a DequantizeLinear."""
+    view = GraphView(model)
+    makers = {node.name: view.producer(node.input[0]) for node in view.named(*HEAVY)}
+    return {name for name, maker in makers.items() if maker and maker.op_type == DEQUANTISE}
 
 
 def _reader(feeds: Sequence[Feeds]) -> Any:

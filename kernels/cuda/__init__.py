@@ -14,12 +14,13 @@ from unblemish.kernels.cuda.energy_terms import CudaEnergyTerms
 from unblemish.kernels.cuda.feature_terms import CudaFeatureTerms
 from unblemish.kernels.cuda.image_terms import CudaImageTerms
 from unblemish.kernels.cuda.part import planes
+from unblemish.kernels.cuda.rgi_terms import CudaRgiTerms
 from unblemish.kernels.cuda.steps import adam_step
 
 __all__ = ["CudaKernels", "Device"]
 
 
-class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms):
+class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms, CudaRgiTerms):
     """`Kernels` on an NVIDIA GPU.
 
     Every argument may be a NumPy array or an array on the device: a `DeviceArray`, or whatever has
@@ -169,6 +170,35 @@ class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms):
             call.launch("squared_distance", grid, partial=partial, **sizes)
             call.finish(partial, "squared")
             call.launch("project_ball", grid, **sizes)
+
+    def hold(
+        self, g: Any, before: Any, mask: Any, scale: Any, *, cotangent: Any, objective: Any
+    ) -> None:
+        """Add scale * sum (M (g - before))^2 to the objective, and its derivative to the cotangent.
+
+        Args:
+            g, before: (B, C, h, w) float32. mask: M, (B, 1 or C, h, w). scale: (B,).
+            cotangent: as g, added to. objective: (B,) float64, added to.
+        """
+        arrays = self._arrays(
+            g=g, before=before, mask=mask, scale=scale, cotangent=cotangent, objective=objective
+        )
+        checks.hold(**arrays)
+        sizes = planes(arrays["g"].shape, arrays["mask"].shape)
+        grid = self.device.rows(sizes["batch"], sizes["plane"])
+        with Call(self.device, arrays, updated=("cotangent", "objective")) as call:
+            partial = call.partial("sum", sizes["batch"], grid)
+            call.launch("hold", grid, partial=partial, **sizes)
+            call.finish(partial, "objective", scale="scale", added=True)
+
+    def void_rows(self, x: Any, *, objective: Any) -> None:
+        """Make the objective, (B,) float64, NaN where a row of x, (B, ...), is not finite."""
+        arrays = self._arrays(x=x, objective=objective)
+        checks.void_rows(**arrays)
+        batch = arrays["x"].shape[0]
+        length = arrays["x"].size // batch
+        with Call(self.device, arrays, updated=("objective",)) as call:
+            call.launch("void_rows", self.device.rows(batch, length), batch=batch, length=length)
 
     def norms(self, x: Any, *, squared: Any, largest: Any) -> None:
         """See `Kernels`."""

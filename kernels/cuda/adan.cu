@@ -75,6 +75,9 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
                              float* __restrict__ previous, const unsigned char* __restrict__ free,
                              const float* __restrict__ rate, const unblemish::AdanStep* __restrict__ steps,
                              const int* __restrict__ at, int batch, int channels, size_t plane) {
-  unblemish::cuda::adan_planes({n, x, g, first, slope, second, previous, free, 0.0f}, rate, steps[at[0]], batch,
-                               channels, plane);
+  __shared__ unblemish::AdanStep step;  // as many registers would be spilled
+  if (threadIdx.x == 0) step = steps[at[0]];
+  __syncthreads();
+  unblemish::cuda::adan_planes({n, x, g, first, slope, second, previous, free, 0.0f}, rate, step, batch, channels,
+                               plane);
 }

@@ -4,16 +4,13 @@
 #include "common.cuh"
 
 // change: the largest difference of two values that follow each other, of the last `patience` steps and `value`;
-// infinity before. A value whose gradient is not finite becomes NaN. squared: ||gradient||^2. trace: (batch,
-// most), steps: (batch), of the steps before, see unblemish_settle. change: nullptr where it is not wanted.
+// infinity before. trace: (batch, most), steps: (batch), of the steps before, see unblemish_settle.
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
-    unblemish_recent_change(double* __restrict__ value, const double* __restrict__ squared,
-                            const double* __restrict__ trace, const int* __restrict__ steps,
-                            double* __restrict__ change, int most, int patience, int batch) {
+    unblemish_recent_change(const double* __restrict__ value, const double* __restrict__ trace,
+                            const int* __restrict__ steps, double* __restrict__ change, int most, int patience,
+                            int batch) {
   using namespace unblemish::cuda;
   for (size_t b = first(1); b < static_cast<size_t>(batch); b += stride(1)) {
-    if (!isfinite(squared[b])) value[b] = NAN;
-    if (change == nullptr) continue;
     double last = value[b], largest = steps[b] < patience ? INFINITY : 0.0;
     for (int k = 1; k <= patience && k <= steps[b]; ++k) {
       const double before = trace[b * most + steps[b] - k];

@@ -71,6 +71,43 @@ __device__ void energy(const Energy a, const EnergyStep& step, size_t plane, Ene
   }
 }
 
+// A launch: pointers are to the first item.
+struct EnergyBatch {
+  Energy all;
+  const float* lam;
+  const float* rate;
+  int mask_channels;
+  double* distance;
+  double* squared;
+  double* largest;
+  int batch, channels;
+  size_t plane;
+};
+
+__device__ void energy_of_batch(const EnergyBatch& a, const AdamStep& adam) {
+  const Energy& all = a.all;
+  const size_t plane = a.plane;
+  const bool wide = plane % 4 == 0 && aligned(all.x, all.start, all.pulled, all.direct, all.mask, all.restored,
+                                              all.first, all.second);
+  for (size_t b = blockIdx.y; b < static_cast<size_t>(a.batch); b += gridDim.y) {
+    const EnergyStep step{a.lam[b], a.rate[b], adam};
+    EnergySums sums{0.0, 0.0, 0.0f};
+    for (int c = 0; c < a.channels; ++c) {
+      const size_t i = (b * a.channels + c) * plane, at = a.mask_channels == 1 ? b * plane : i;
+      const Energy part{all.x + i,           all.start + i,          all.pulled + i,      moved(all.direct, i),
+                        moved(all.mask, at), moved(all.restored, i), moved(all.first, i), moved(all.second, i),
+                        all.direct_factor,   all.weigh_step,         all.proximal};
+      if (wide)
+        energy<4>(part, step, plane, sums);
+      else
+        energy<1>(part, step, plane, sums);
+    }
+    write_partial(a.distance, b, sums.distance);
+    write_partial(a.squared, b, sums.squared);
+    write_partial<Max>(a.largest, b, sums.largest);
+  }
+}
+
 }  // namespace unblemish::cuda
 
 // lam, rate: (batch). adam: eight floats made on the host by unblemish::adam_step for a rate of 1.
@@ -85,22 +122,26 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
                           double* __restrict__ squared, double* __restrict__ largest, int batch, int channels,
                           size_t plane) {
   using namespace unblemish::cuda;
-  const bool wide = plane % 4 == 0 && aligned(x, start, pulled, direct, mask, restored, first, second);
-  for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
-    const unblemish::EnergyStep step{lam[b], rate[b], adam};
-    EnergySums sums{0.0, 0.0, 0.0f};
-    for (int c = 0; c < channels; ++c) {
-      const size_t i = (b * channels + c) * plane, at = mask_channels == 1 ? b * plane : i;
-      const Energy part{x + i,           start + i,        pulled + i,       moved(direct, i),
-                        moved(mask, at), moved(restored, i), moved(first, i), moved(second, i),
-                        direct_factor,   (flags & 1) != 0, (flags & 2) != 0};
-      if (wide)
-        energy<4>(part, step, plane, sums);
-      else
-        energy<1>(part, step, plane, sums);
-    }
-    write_partial(distance, b, sums.distance);
-    write_partial(squared, b, sums.squared);
-    write_partial<Max>(largest, b, sums.largest);
-  }
+  energy_of_batch({{x, start, pulled, direct, mask, restored, first, second, direct_factor, (flags & 1) != 0,
+                    (flags & 2) != 0},
+                   lam, rate, mask_channels, distance, squared, largest, batch, channels, plane},
+                  adam);
+}
+
+// As unblemish_energy_step, with the constants steps[at[0] + 1]: the step behind the one settled last.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+    unblemish_energy_step_scheduled(float* __restrict__ x, const float* __restrict__ start,
+                                    const float* __restrict__ pulled, const float* __restrict__ direct,
+                                    const float* __restrict__ mask, const float* __restrict__ restored,
+                                    float* __restrict__ first, float* __restrict__ second,
+                                    const float* __restrict__ lam, const float* __restrict__ rate,
+                                    const unblemish::AdamStep* __restrict__ steps, const int* __restrict__ at,
+                                    float direct_factor, int flags, int mask_channels,
+                                    double* __restrict__ distance, double* __restrict__ squared,
+                                    double* __restrict__ largest, int batch, int channels, size_t plane) {
+  using namespace unblemish::cuda;
+  energy_of_batch({{x, start, pulled, direct, mask, restored, first, second, direct_factor, (flags & 1) != 0,
+                    (flags & 2) != 0},
+                   lam, rate, mask_channels, distance, squared, largest, batch, channels, plane},
+                  steps[at[0] + 1]);
 }

@@ -61,3 +61,26 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     write_partial(partial, b, wide ? likelihood<4>(item, channels, plane) : likelihood<1>(item, channels, plane));
   }
 }
+
+namespace unblemish::cuda {
+
+template <int Width>
+__device__ void half_variance(const float* log_scale, float* out, size_t begin, size_t count) {
+  for (size_t i = begin + first(Width); i < count; i += stride(Width)) {
+    Lanes<Width> s = load<Width>(log_scale + i);
+#pragma unroll
+    for (int k = 0; k < Width; ++k) s.v[k] = inverse_variance(-s.v[k]);
+    store<Width>(out + i, s);
+  }
+}
+
+}  // namespace unblemish::cuda
+
+// out = exp(2 s), the variance of a decoder whose log standard deviation is s; infinite from s = 43 on.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+    unblemish_half_variance(const float* __restrict__ log_scale, float* __restrict__ out, size_t count) {
+  using namespace unblemish::cuda;
+  const size_t wide = aligned(log_scale, out) ? count / 4 * 4 : 0;
+  half_variance<4>(log_scale, out, 0, wide);
+  half_variance<1>(log_scale, out, wide, count);
+}

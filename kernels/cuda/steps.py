@@ -22,10 +22,16 @@ def adam_step(
 
 
 def adam_steps(
-    count: int, lr: float, beta1: float = 0.9, beta2: float = 0.999
+    count: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    *,
+    lower: float = -math.inf,
+    upper: float = math.inf,
 ) -> NDArray[np.float32]:
-    """The fields of `AdamStep` for steps 1 to `count`, without a box, (count, 8)."""
-    box = (-math.inf, math.inf)
+    """The fields of `AdamStep` for steps 1 to `count`, (count, 8)."""
+    box = (lower, upper)
     table = [adam_step(t, lr, beta1, beta2, 1e-8, *box) for t in range(1, count + 1)]
     return np.array(table, np.float32)
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unblemish.errors import BackendError
+from unblemish.bundle.engines import Device, find_engines, this_system, why_none
+from unblemish.errors import BackendError, MissingDependencyError
 from unblemish.runtime.backends import CHAIN
 from unblemish.runtime.backends.nvidia import Gpu, find_gpu
 from unblemish.runtime.backends.protocol import Backend
@@ -134,13 +135,38 @@ def _gpu_obstacle() -> Obstacle | None:
 
 
 def _engines_obstacle(bundle: Bundle | None) -> Obstacle | None:
+    """Engines for this device, by the manifest; what is read of them is checked when it is."""
     if bundle is None:
         return None
-    if any(name.startswith("engines/") for name in bundle.manifest.files):
+    manifest, advice = bundle.manifest, f"unblemish build-engines {bundle.path}"
+    if not manifest.engines:
+        return Obstacle("the bundle holds no TensorRT engines", advice)
+    try:
+        device = _this_device()
+    except (ImportError, MissingDependencyError) as error:
+        return Obstacle(f"{error}".rstrip("."), _TENSORRT, absent=False)
+    roles = list(manifest.graphs)
+    if any(find_engines(manifest, [role], device) for role in roles):
         return None
     return Obstacle(
-        "the bundle holds no TensorRT engines", f"unblemish build-engines {bundle.path}"
+        f"the bundle holds no engines for {device}; {why_none(manifest, roles, device)}", advice
     )
+
+
+def engines_there(bundle: Bundle) -> str:
+    """How many of a bundle's graphs have engines for this device. Raises: as `_this_device`."""
+    manifest, device = bundle.manifest, _this_device()
+    count = sum(bool(find_engines(manifest, [role], device)) for role in manifest.graphs)
+    return f"engines of {count} of {len(manifest.graphs)} graphs"
+
+
+def _this_device() -> Device:
+    """Raises: MissingDependencyError where TensorRT does not load."""
+    from unblemish.runtime.backends.tensorrt_log import version
+
+    gpu = find_gpu()
+    assert isinstance(gpu, Gpu)  # asked before
+    return Device(version(), ".".join(map(str, gpu.capability)), this_system())
 
 
 @functools.cache
@@ -157,6 +183,7 @@ def _probe_obstacle(name: str) -> Obstacle | None:
     return None
 
 
+_TENSORRT = "Install TensorRT's libraries: pip install 'unblemish[tensorrt]'"
 _LIBRARIES = {
     "ort-cuda": "Install CUDA and cuDNN, for example: pip install 'onnxruntime-gpu[cuda,cudnn]'",
     "ort-tensorrt": "Install TensorRT's libraries and put them on LD_LIBRARY_PATH.",

@@ -32,12 +32,6 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 _REMEDY = "Export the bundle again, or upgrade onnxruntime."
 _REMEDY_GPU = "`unblemish doctor` says whether the provider's libraries are there."
-# What a builder before TensorRT 11 must be allowed, for the types that the graph itself asks for.
-_TENSORRT_TYPES = {
-    "fp16": {"trt_fp16_enable": "1"},
-    "bf16": {"trt_bf16_enable": "1"},
-    "int8": {"trt_int8_enable": "1"},
-}
 
 
 def provider_options(
@@ -46,8 +40,12 @@ def provider_options(
 ) -> list[Provider]:  # fmt: skip
     """The provider and those that it may hand operators to, each with its options.
 
+    TensorRT is not told of half types or bytes: only then is its network strongly typed, and what
+    the graph has in float32, graphs for fine-tuning among it, stays so. Its builder may round
+    factors to TF32, for which the provider has no option.
+
     Args:
-        precision: of the bundle; float32 graphs are never computed in less, TF32 included.
+        precision: of the bundle; on CUDA, float32 bundles are computed without TF32.
         stream: handle of the CUDA stream to run on, None for one of the provider's own.
         graph: record each run of a shape once as a CUDA graph, and replay it.
     """
@@ -60,8 +58,7 @@ def provider_options(
     cuda = (CUDA, {**common, **exact, **({"enable_cuda_graph": "1"} if graph else {})})
     if provider == CUDA:
         return [cuda, (CPU, {})]
-    told = {**common, **_TENSORRT_TYPES.get(precision, {})}
-    told |= {"trt_timing_cache_enable": "1"}
+    told = {**common, "trt_timing_cache_enable": "1"}
     if graph:
         told |= {"trt_cuda_graph_enable": "1"}
     return [(TENSORRT, told), (CUDA, {**common, **exact}), (CPU, {})]

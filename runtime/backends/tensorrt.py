@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.engines import Device, bundle_of, find_engine, read_engine, this_system
-from unblemish.bundle.manifest import GraphRole
-from unblemish.errors import BackendError, BundleError
+from unblemish.bundle.engines import (
+    Device,
+    Size,
+    bundle_of,
+    find_engines,
+    read_engine,
+    this_system,
+    why_none,
+)
+from unblemish.bundle.manifest import EngineRecord, GraphRole
+from unblemish.errors import BundleError
 from unblemish.runtime.backends.device_memory import DeviceMemory
-from unblemish.runtime.backends.pairing import Wiring, check_feed, wire
 from unblemish.runtime.backends.protocol import Array, Backend, Pair, Program
-from unblemish.runtime.backends.tensorrt_engine import Engine, Staging
+from unblemish.runtime.backends.tensorrt_engine import Engine, Shape
 from unblemish.runtime.backends.tensorrt_log import version
+from unblemish.runtime.backends.tensorrt_run import EnginePair, EngineProgram, shapes_of
+
+if TYPE_CHECKING:
+    from unblemish.kernels.cuda import CudaKernels
+    from unblemish.runtime.device.engines import DeviceEngines
 
 Open = Callable[[], Backend]
 Rebuild = Callable[[Bundle], Bundle]
+Runner = TypeVar("Runner", EngineProgram, EnginePair)
 
 
 def _onnxruntime() -> Backend:
@@ -31,6 +45,62 @@ def open_memory() -> DeviceMemory:
     from unblemish.runtime.backends.pycuda_memory import PycudaMemory
 
     return PycudaMemory()
+
+
+class Variants:
+    """Engines of the same graphs for one size of images or several; loaded when first used.
+
+    Args:
+        load: a record -> its engine.
+        families: for every size, the records of all the graphs.
+    """
+
+    def __init__(
+        self, load: Callable[[EngineRecord], Engine], families: Sequence[tuple[EngineRecord, ...]]
+    ) -> None:
+        self._load, self._families = load, families
+        self.sizes: tuple[Size, ...] = tuple(f[0].size for f in families if f[0].size is not None)
+        self._said = False
+
+    def first(self) -> tuple[Engine, ...]:
+        """Those of one of the sizes. Raises: BundleError, BackendError where they do not load."""
+        return self._engines(self._families[0])
+
+    def fitting(self, shapes: Mapping[str, Shape]) -> tuple[Engine, ...] | None:
+        """Those that take inputs of these shapes; where none do, None and one warning.
+
+        Raises: as `first`.
+        """
+        reasons = [f"there are engines for images of {_listed(self.sizes)}"] if self.sizes else []
+        for family in self._families:
+            if _shows(family[0].size, shapes):
+                engines = self._engines(family)
+                reason = engines[0].misfit(shapes)
+                if reason is None:
+                    return engines
+                reasons = [reason]
+        self._say(reasons[0])
+        return None
+
+    def _engines(self, family: tuple[EngineRecord, ...]) -> tuple[Engine, ...]:
+        return tuple(self._load(record) for record in family)
+
+    def _say(self, reason: str) -> None:
+        if not self._said:
+            _say(
+                f"engine '{self._families[0][0].role}' was not built for this: {reason}; it runs "
+                "by another backend. See --batch and --size of unblemish build-engines"
+            )
+        self._said = True
+
+
+def _shows(size: Size | None, shapes: Mapping[str, Shape]) -> bool:
+    """Whether an input is an image of this size."""
+    return size is None or any(len(s) == 4 and s[2:] == size for s in shapes.values())
+
+
+def _listed(sizes: Sequence[Size]) -> str:
+    return ", ".join(f"{height}x{width}" for height, width in sizes)
 
 
 class TensorRtBackend:
@@ -58,6 +128,7 @@ class TensorRtBackend:
     ) -> None:
         self._memory = memory or open_memory()
         self._fallback, self._rebuild = fallback, rebuild
+        self._loaded: dict[Path, Engine] = {}
         self.device = Device(version(), self._memory.capability, this_system())
 
     def program(self, path: str, *, threads: int | None = None) -> Program:
@@ -66,8 +137,8 @@ class TensorRtBackend:
         def other() -> Program:
             return self._fallback().program(path, threads=threads)
 
-        engines = self._engines([path])
-        return other() if engines is None else TensorRtProgram(engines[0], self._memory, other)
+        variants = self.variants([path])
+        return other() if variants is None else TensorRtProgram(variants, self._memory, other)
 
     def pair(self, forward: str, backward: str, *, threads: int | None = None) -> Pair:
         """Load a pair; both its engines or none. Raises: as `program`."""
@@ -75,56 +146,55 @@ class TensorRtBackend:
         def other() -> Pair:
             return self._fallback().pair(forward, backward, threads=threads)
 
-        engines = self._engines([forward, backward])
-        if engines is None:
-            return other()
-        return TensorRtPair(engines[0], engines[1], self._memory, other)
+        variants = self.variants([forward, backward])
+        return other() if variants is None else TensorRtPair(variants, self._memory, other)
 
-    def _engines(self, paths: list[str]) -> list[Engine] | None:
-        """Engines of these graphs, None where one is missing; nothing is deserialised before."""
+    def on_device(self, kernels: CudaKernels) -> DeviceEngines:
+        """See `DeviceBackend`; graphs without an engine run as `fallback` runs them there."""
+        from unblemish.runtime.device.tensorrt_pass import TensorRtEngines
+
+        return TensorRtEngines(kernels, self.variants, self._fallback)
+
+    def variants(self, paths: Sequence[str]) -> Variants | None:
+        """Engines of these graphs, or None and a warning where one of them has none.
+
+        Raises: BundleError where an engine is damaged, before anything of it is deserialised.
+        """
         try:
             bundle, roles = _located(paths)
         except BundleError as error:
             _say(f"{str(error).rstrip('.')}, so that it runs by another backend")
             return None
-        missing = self._missing(bundle, roles)
-        if missing and self._rebuild is not None:
-            _say(f"{missing}; they are built now, which takes minutes")
+        families = find_engines(bundle.manifest, roles, self.device)
+        if not families and self._rebuild is not None:
+            _say(f"{self._missing(bundle, roles)}; they are built now, which takes minutes")
             bundle = self._rebuild(bundle)
-            missing = self._missing(bundle, roles)
-        if missing:
+            families = find_engines(bundle.manifest, roles, self.device)
+        if not families:
             _say(
-                f"{missing}, so that it runs by another backend. "
+                f"{self._missing(bundle, roles)}, so that it runs by another backend. "
                 f"Build them here: unblemish build-engines {bundle.path}"
             )
             return None
-        return [self._load(bundle, role) for role in roles]
+        return Variants(lambda record: self._load(bundle, record), families)
 
-    def _missing(self, bundle: Bundle, roles: list[GraphRole]) -> str:
+    def _missing(self, bundle: Bundle, roles: Sequence[GraphRole]) -> str:
         manifest = bundle.manifest
-        absent = [role for role in roles if find_engine(manifest, role, self.device) is None]
-        if not absent:
-            return ""
-        made = {
-            str(Device(r.tensorrt, r.capability, r.system))
-            for r in manifest.engines
-            if r.role in absent
-        }
-        have = f"; there are some of {' and '.join(sorted(made))}" if made else ""
+        absent = [role for role in roles if not find_engines(manifest, [role], self.device)]
         return (
-            f"bundle {bundle.path} has no engine of {' and '.join(absent)} as it is now for "
-            f"{self.device}{have}"
+            f"bundle {bundle.path} has no engine of {' and '.join(absent or roles)} as it is now "
+            f"for {self.device}; {why_none(manifest, roles, self.device)}"
         )
 
-    def _load(self, bundle: Bundle, role: GraphRole) -> Engine:
-        record = find_engine(bundle.manifest, role, self.device)
-        assert record is not None
-        return Engine(
-            read_engine(bundle, record), role, self._memory, foreign=record.version_compatible
-        )
+    def _load(self, bundle: Bundle, record: EngineRecord) -> Engine:
+        path = bundle.path / record.file
+        if path not in self._loaded:
+            plan = read_engine(bundle, record)
+            self._loaded[path] = Engine(plan, record.role, foreign=record.version_compatible)
+        return self._loaded[path]
 
 
-def _located(paths: list[str]) -> tuple[Bundle, list[GraphRole]]:
+def _located(paths: Sequence[str]) -> tuple[Bundle, list[GraphRole]]:
     found = [bundle_of(Path(path)) for path in paths]
     if len({bundle.path for bundle, _ in found}) > 1:
         raise BundleError(f"{' and '.join(paths)} are of different bundles.")
@@ -135,119 +205,76 @@ def _say(text: str) -> None:
     warnings.warn(f"{text}.", RuntimeWarning, stacklevel=5)
 
 
-class _Told:
-    """Whether the user was told that another backend runs what an engine was not built for."""
+class _Runners(Generic[Runner]):
+    """What runs the engines of each size, made when first used."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._said = False
+    def __init__(self, variants: Variants, make: Callable[[tuple[Engine, ...]], Runner]) -> None:
+        self._variants = variants
+        self._make: Callable[[tuple[Engine, ...]], Runner] = make
+        self._made: dict[tuple[int, ...], Runner] = {}
 
-    def say(self, reason: str) -> None:
-        """Warn once that the engine is not used for what it was not built for."""
-        if not self._said:
-            _say(
-                f"engine '{self._name}' was not built for this: {reason}; it runs by another "
-                "backend. See --batch and --size of unblemish build-engines"
-            )
-        self._said = True
+    def of(self, engines: tuple[Engine, ...]) -> Runner:
+        """Of these engines."""
+        key = tuple(map(id, engines))
+        if key not in self._made:
+            self._made[key] = self._make(engines)
+        return self._made[key]
 
-
-def _shapes(feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in feeds.items()}
+    def fitting(self, feeds: Mapping[str, Array]) -> Runner | None:
+        """Of the engines that take these feeds."""
+        engines = self._variants.fitting(shapes_of(feeds))
+        return None if engines is None else self.of(engines)
 
 
 class TensorRtProgram:
-    """One engine."""
+    """One graph, by the engine for its images' size; what none was built for runs elsewhere.
 
-    def __init__(self, engine: Engine, memory: DeviceMemory, other: Callable[[], Program]) -> None:
-        self._engine, self._memory, self._open = engine, memory, other
-        self._staging = Staging(memory)
-        self._told = _Told(engine.name)
+    Args:
+        other: opens the backend for the rest.
+    """
+
+    def __init__(
+        self, variants: Variants, memory: DeviceMemory, other: Callable[[], Program]
+    ) -> None:
+        self._runners = _Runners(variants, lambda engines: EngineProgram(engines[0], memory))
+        self._open = other
         self._other: Program | None = None
-        self.inputs, self.outputs = engine.inputs, engine.outputs
+        first = self._runners.of(variants.first())
+        self.inputs, self.outputs = first.inputs, first.outputs
+        self.image_sizes = variants.sizes
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """See `Program.run`."""
-        reason = self._engine.misfit(_shapes(feeds))
-        if reason is not None:
-            self._told.say(reason)
+        runner = self._runners.fitting(feeds)
+        if runner is None:
             self._other = self._other or self._open()
             return self._other.run(feeds)
-        self._engine.set_shapes(_shapes(feeds))
-        for spec in self.inputs:
-            check_feed(spec, feeds[spec.name])
-            self._staging.upload(self._engine, spec, feeds[spec.name])
-        self._engine.run()
-        results = {s.name: self._staging.download(self._engine, s) for s in self.outputs}
-        self._memory.synchronise()
-        return results
+        return runner.run(feeds)
 
 
 class TensorRtPair:
-    """A forward engine and its way back; what is kept in between stays on the device."""
+    """A graph and its way back; see `TensorRtProgram`."""
 
-    def __init__(
-        self, forward: Engine, backward: Engine, memory: DeviceMemory, other: Callable[[], Pair]
-    ) -> None:
-        self._forward, self._backward, self._memory = forward, backward, memory
-        self._wiring: Wiring = wire(forward, backward)
-        _check_kept(forward, backward, self._wiring)
-        self._staging = Staging(memory)
+    def __init__(self, variants: Variants, memory: DeviceMemory, other: Callable[[], Pair]) -> None:
+        self._runners = _Runners(
+            variants, lambda engines: EnginePair(engines[0], engines[1], memory)
+        )
         self._open = other
-        self._told = _Told(forward.name)
         self._other: Pair | None = None
-        self._last: dict[str, Array] | None = None
-        self._elsewhere = False
-        self.inputs, self.outputs = forward.inputs, self._wiring.outputs
+        first = self._runners.of(variants.first())
+        self._latest: Pair = first
+        self.inputs, self.outputs = first.inputs, first.outputs
+        self.image_sizes = variants.sizes
 
     def forward(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """See `Pair.forward`."""
-        self._last = None
-        reason = self._forward.misfit(_shapes(feeds))
-        self._elsewhere = reason is not None
-        if reason is not None:
-            self._told.say(reason)
-            self._other = self._other or self._open()
-            return self._other.forward(feeds)
-        self._forward.set_shapes(_shapes(feeds))
-        for spec in self.inputs:
-            check_feed(spec, feeds[spec.name])
-            self._staging.upload(self._forward, spec, feeds[spec.name])
-        self._forward.run()
-        results = {s.name: self._staging.download(self._forward, s) for s in self.outputs}
-        self._memory.synchronise()
-        self._last = {**feeds, **results}
-        return results
+        runner = self._runners.fitting(feeds)
+        if runner is None:
+            self._latest = self._other = self._other or self._open()
+        else:
+            self._latest = runner
+        return self._latest.forward(feeds)
 
     def backward(self, cotangents: Mapping[str, Array]) -> Mapping[str, Array]:
         """See `Pair.backward`. Raises: BackendError where no forward came before."""
-        if self._elsewhere and self._other is not None:
-            return self._other.backward(cotangents)
-        if self._last is None:
-            raise BackendError("backward was called before forward. Call forward first.")
-        kept = {name: self._forward.shape(name) for name in self._wiring.kept}
-        given = self._wiring.cotangent_feeds(self._last, cotangents)
-        self._backward.set_shapes({**kept, **_shapes(given)})
-        for name in self._wiring.kept:
-            self._backward.share(name, self._forward.block(name))
-        for spec in self._backward.inputs:
-            if spec.name in given:
-                check_feed(spec, given[spec.name])
-                self._staging.upload(self._backward, spec, given[spec.name])
-        self._backward.run()
-        results = {
-            self._wiring.gradients[spec.name]: self._staging.download(self._backward, spec)
-            for spec in self._backward.outputs
-        }
-        self._memory.synchronise()
-        return results
-
-
-def _check_kept(forward: Engine, backward: Engine, wiring: Wiring) -> None:
-    made = {spec.name: spec.dtype for spec in (*forward.inputs, *forward.outputs)}
-    for spec in backward.inputs:
-        if spec.name in wiring.kept and made[spec.name] != spec.dtype:
-            raise BackendError(
-                f"engines '{forward.name}' and '{backward.name}' do not belong together: "
-                f"'{spec.name}' is {made[spec.name]} and {spec.dtype}. Build both again."
-            )
+        return self._latest.backward(cotangents)

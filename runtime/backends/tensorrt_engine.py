@@ -1,9 +1,9 @@
-"""One deserialised TensorRT engine with its execution context and device buffers."""
+"""One deserialised TensorRT engine, and its execution contexts over device buffers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from unblemish.runtime.backends.protocol import TensorSpec
 from unblemish.runtime.backends.tensorrt_log import Log, Recorder, lengths, trt
 
 Shape = tuple[int, ...]
+Scratch = Callable[[int], int]
+"""Bytes -> address of device memory of that size, which outlives the context."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "FLOAT": np.dtype(np.float32),
@@ -28,10 +30,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class Engine:
-    """An engine and one context of it. Not thread-safe.
-
-    Inputs and outputs are device buffers that grow with the largest shape seen; a tensor bound to
-    another's buffer (`share`) is never copied.
+    """An engine with its weights, once for all of its contexts. Not thread-safe.
 
     Args:
         plan: content that the manifest vouches for.
@@ -39,8 +38,8 @@ class Engine:
     Raises: BackendError where TensorRT refuses it.
     """
 
-    def __init__(self, plan: bytes, name: str, memory: DeviceMemory, *, foreign: bool) -> None:
-        self.name, self._memory = name, memory
+    def __init__(self, plan: bytes, name: str, *, foreign: bool) -> None:
+        self.name = name
         # Kept in this order: each is used by those behind it, and must not go before them.
         self._log = Log()
         self._recorder = Recorder(self._log)
@@ -49,15 +48,7 @@ class Engine:
         if foreign:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._loaded(plan)
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise BackendError(
-                f"TensorRT has no memory to run engine '{name}': {self._log.take()}. Build it for "
-                "smaller batches: unblemish build-engines --batch."
-            )
         self.inputs, self.outputs = self._specs()
-        self._blocks: dict[str, Block] = {}
-        self._shapes: dict[str, Shape] = {}
 
     def _loaded(self, plan: bytes) -> trt.ICudaEngine:
         engine = self._runtime.deserialize_cuda_engine(plan)
@@ -110,29 +101,85 @@ class Engine:
         least, _, most = map(lengths, self._engine.get_tensor_profile_shape(spec.name, 0))
         return least, most
 
-    def set_shapes(self, shapes: Mapping[str, Shape]) -> None:
-        """State the shape of every input, and make room for inputs and outputs.
+    def context(self, scratch: Scratch | None = None) -> trt.IExecutionContext:
+        """A context of its own; the engine must outlive it.
+
+        Args:
+            scratch: gives the memory for what is between the layers; None lets TensorRT allocate.
+        Raises: BackendError where there is no memory left.
+        """
+        if scratch is None:
+            context = self._engine.create_execution_context()
+        else:
+            context = self._engine.create_execution_context(
+                trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            )
+        if context is None:
+            raise BackendError(
+                f"TensorRT has no memory to run engine '{self.name}': {self._log.take()}. Build it "
+                "for smaller batches: unblemish build-engines --batch."
+            )
+        size = self._engine.device_memory_size_v2
+        if scratch is not None and size:
+            context.set_device_memory(scratch(size), size)
+        return context
+
+    def set_shapes(
+        self, context: trt.IExecutionContext, shapes: Mapping[str, Shape]
+    ) -> dict[str, Shape]:
+        """State the shape of every input; the shapes of all tensors come back.
 
         Raises: ShapeError where the engine was not built for them.
         """
+        found: dict[str, Shape] = {}
         for spec in self.inputs:
             if spec.name not in shapes:
                 have = ", ".join(shapes) or "nothing"
                 raise ShapeError(f"the engine needs input '{spec.name}'; it was given {have}.")
-            if not self._context.set_input_shape(spec.name, shapes[spec.name]):
+            if not context.set_input_shape(spec.name, shapes[spec.name]):
                 raise ShapeError(
                     f"engine '{self.name}' does not take input '{spec.name}' of shape "
                     f"{shapes[spec.name]}: {self._log.take()}."
                 )
-            self._shapes[spec.name] = shapes[spec.name]
+            found[spec.name] = shapes[spec.name]
         for spec in self.outputs:
-            shape = lengths(self._context.get_tensor_shape(spec.name))
+            shape = lengths(context.get_tensor_shape(spec.name))
             if min(shape, default=0) < 0:
                 raise BackendError(
                     f"the shape of output '{spec.name}' of engine '{self.name}' is known only "
                     f"after it ran ({shape}), which the runner does not support."
                 )
-            self._shapes[spec.name] = shape
+            found[spec.name] = shape
+        return found
+
+    def set_address(self, context: trt.IExecutionContext, name: str, address: int) -> None:
+        """Say where a tensor lies. Raises: BackendError where TensorRT refuses."""
+        if not context.set_tensor_address(name, address):
+            raise BackendError(
+                f"engine '{self.name}' refuses the memory of '{name}': {self._log.take()}."
+            )
+
+    def enqueue(self, context: trt.IExecutionContext, stream: int) -> None:
+        """Put a run on a stream. Raises: BackendError where TensorRT refuses."""
+        if not context.execute_async_v3(stream):
+            raise BackendError(f"engine '{self.name}' failed to start: {self._log.take()}.")
+
+
+class Execution:
+    """One context of an engine over device buffers that grow with the largest shape seen.
+
+    A tensor bound to another's buffer (`share`) is never copied.
+    """
+
+    def __init__(self, engine: Engine, memory: DeviceMemory) -> None:
+        self.engine, self._memory = engine, memory
+        self._context = engine.context()
+        self._blocks: dict[str, Block] = {}
+        self._shapes: dict[str, Shape] = {}
+
+    def set_shapes(self, shapes: Mapping[str, Shape]) -> None:
+        """State the shape of every input. Raises: as `Engine.set_shapes`."""
+        self._shapes = self.engine.set_shapes(self._context, shapes)
 
     def shape(self, name: str) -> Shape:
         """Shape of a tensor as of the last `set_shapes`."""
@@ -140,7 +187,8 @@ class Engine:
 
     def block(self, name: str) -> Block:
         """Device buffer of a tensor, with room for its shape."""
-        spec = next(s for s in (*self.inputs, *self.outputs) if s.name == name)
+        specs = (*self.engine.inputs, *self.engine.outputs)
+        spec = next(s for s in specs if s.name == name)
         needed = max(math.prod(self._shapes[name]) * spec.dtype.itemsize, 1)
         if name not in self._blocks or self._blocks[name].size < needed:
             self._blocks[name] = self._memory.allocate(needed)
@@ -155,13 +203,9 @@ class Engine:
 
         Raises: BackendError where TensorRT refuses.
         """
-        for spec in (*self.inputs, *self.outputs):
-            if not self._context.set_tensor_address(spec.name, self.block(spec.name).address):
-                raise BackendError(
-                    f"engine '{self.name}' refuses the memory of '{spec.name}': {self._log.take()}."
-                )
-        if not self._context.execute_async_v3(self._memory.stream):
-            raise BackendError(f"engine '{self.name}' failed to start: {self._log.take()}.")
+        for spec in (*self.engine.inputs, *self.engine.outputs):
+            self.engine.set_address(self._context, spec.name, self.block(spec.name).address)
+        self.engine.enqueue(self._context, self._memory.stream)
 
 
 class Staging:
@@ -171,16 +215,16 @@ class Staging:
         self._memory = memory
         self._arrays: dict[str, Array] = {}
 
-    def upload(self, engine: Engine, spec: TensorSpec, array: Array) -> None:
+    def upload(self, execution: Execution, spec: TensorSpec, array: Array) -> None:
         """Copy a feed into an input's buffer."""
         staged = self._array(f"to {spec.name}", array.shape, spec.dtype)
         np.copyto(staged, array)
-        self._memory.upload(engine.block(spec.name), staged)
+        self._memory.upload(execution.block(spec.name), staged)
 
-    def download(self, engine: Engine, spec: TensorSpec) -> Array:
+    def download(self, execution: Execution, spec: TensorSpec) -> Array:
         """Begin to copy an output; the array is filled once the stream was waited for."""
-        staged = self._array(f"from {spec.name}", engine.shape(spec.name), spec.dtype)
-        self._memory.download(staged, engine.block(spec.name))
+        staged = self._array(f"from {spec.name}", execution.shape(spec.name), spec.dtype)
+        self._memory.download(staged, execution.block(spec.name))
         return staged
 
     def _array(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> Array:

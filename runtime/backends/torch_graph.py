@@ -48,6 +48,18 @@ _SETTINGS: dict[str, frozenset[int]] = {
     "Range": frozenset({0, 1, 2}),
 }
 
+# Inputs of which operators read the numbers themselves, by operator and place.
+_READ: dict[str, frozenset[int]] = {
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze"), frozenset({1})),
+    **dict.fromkeys(("Split", "TopK", "OneHot", "Trilu", "CumSum", "Upsample"), frozenset({1})),
+    **dict.fromkeys(("Pad", "Resize"), frozenset({1, 2, 3})),
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"), frozenset({1})),
+    **dict.fromkeys(("ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum"), frozenset({1})),
+    **dict.fromkeys(("ReduceLogSumExp", "ReduceSumSquare"), frozenset({1})),
+    "Slice": frozenset({1, 2, 3, 4}),
+    "Dropout": frozenset({1, 2}),
+}
+
 
 class TorchGraph(torch.nn.Module):
     """An ONNX graph of the default domain, opsets 9 to 23, run node by node in torch.
@@ -95,6 +107,31 @@ class TorchGraph(torch.nn.Module):
             for name, slot in self._slots.items()
             if isinstance(value := getattr(self, slot), torch.nn.Parameter)
         }
+
+    def bind(self, weights: dict[str, Tensor]) -> None:
+        """Read weights where these tensors lie, by name, from now on."""
+        for name, tensor in weights.items():
+            self._parameters[self._slots[name]] = torch.nn.Parameter(tensor)
+
+    def place(self, device: torch.device) -> TorchGraph:
+        """Move what is computed with to a device.
+
+        Shapes, axes and the like stay on the host: to read them there would be to wait for the
+        device in every pass.
+        """
+        computed = _computed_with(self._nodes, {spec.name for spec in self.outputs})
+        here = {slot for name, slot in self._slots.items() if name not in computed}
+        for node in self._nodes:
+            if node.outputs and node.outputs[0] not in computed:
+                here |= {node.attributes["slot"]} if node.op_type == "Constant" else set()
+                node.attributes["on_host"] = True
+        for slot, parameter in self._parameters.items():
+            if parameter is not None:
+                self._parameters[slot] = torch.nn.Parameter(parameter.detach().to(device))
+        for slot, tensor in self._buffers.items():
+            if tensor is not None and slot not in here:
+                self._buffers[slot] = tensor.to(device)
+        return self
 
     def freeze(self) -> TorchGraph:
         """Compute what depends on no input now, and never again: for a graph that only runs."""
@@ -282,6 +319,18 @@ def _setting_names(graph: onnx.GraphProto) -> set[str]:
         for place, name in enumerate(node.input):
             uses.setdefault(name, set()).add(place in places)
     return {name for name, steers in uses.items() if steers == {True}}
+
+
+def _computed_with(nodes: Sequence[TorchNode], outputs: set[str]) -> set[str]:
+    """Names whose values outputs are made of; of the others only numbers and shapes are read."""
+    found = set(outputs)
+    for node in reversed(nodes):
+        if node.op_type == "If":
+            found |= {*node.inputs, *_inner_names(node)}
+        elif node.op_type not in ("Shape", "Size") and found & set(node.outputs):
+            read = _READ.get(node.op_type, frozenset())
+            found |= {name for place, name in enumerate(node.inputs) if place not in read}
+    return found
 
 
 def _last_uses(nodes: Sequence[TorchNode], kept: set[str]) -> list[tuple[str, ...]]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.runtime.backends.protocol import Pair, Program
+from unblemish.runtime.crops import Size
 from unblemish.runtime.solvers.protocol import Float
 
 Cells = NDArray[np.int32]
@@ -54,3 +55,10 @@ class FeaturePrograms:
 
     plain: Program
     pair: Pair
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(height, width) of images that the engines were built for; () where they take all."""
+        built = [getattr(one, "image_sizes", ()) for one in (self.plain, self.pair)]
+        limits = [sizes for sizes in built if sizes]
+        return tuple(s for s in limits[0] if s in limits[-1]) if limits else ()

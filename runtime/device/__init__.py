@@ -8,7 +8,10 @@ from time to time without waiting for the latest steps.
 from __future__ import annotations
 
 from unblemish.runtime.device.alternation import DeviceAlternation
+from unblemish.runtime.device.blending import DeviceBlending
+from unblemish.runtime.device.descent import DeviceDescent
 from unblemish.runtime.device.inversion import DeviceInversion
+from unblemish.runtime.device.latent import DeviceLatentAdam, DeviceLatentLbfgs
 from unblemish.runtime.device.loop import Schedule, run
 from unblemish.runtime.device.passes import StreamPass
 from unblemish.runtime.device.progress import Progress
@@ -16,7 +19,11 @@ from unblemish.runtime.device.replay import Replay, Step
 
 __all__ = [
     "DeviceAlternation",
+    "DeviceBlending",
+    "DeviceDescent",
     "DeviceInversion",
+    "DeviceLatentAdam",
+    "DeviceLatentLbfgs",
     "Progress",
     "Replay",
     "Schedule",

@@ -22,6 +22,8 @@ class AlternationSettings:
     Args:
         precision: p, 1 / (2 gamma^2) of a decoder with one variance.
         data_range: of DSSIM; None for the squared error.
+        by_element: p is 1 / (2 g^2), g the exponential of the engine's output 'log_scale', and
+            the first term gains log g.
     """
 
     lam: float
@@ -29,13 +31,15 @@ class AlternationSettings:
     lower: float
     upper: float
     data_range: float | None = None
+    by_element: bool = False
 
 
 class DeviceAlternation:
     """A step for one batch size: x <- x_0 + shrink(f(x) - x_0, lam / (2 p)).
 
     With s = 2 p (x - y), the gradient of p |x - y|^2 with y = f(x) held fixed, this is the proximal
-    step of `energy_step` with the rate 1 / (2 p): x - s / (2 p) = y, shrunk by lam / (2 p).
+    step of `energy_step` with the rate 1 / (2 p): x - s / (2 p) = y, shrunk by lam / (2 p). A p of
+    every element is a weight 1 / (2 p) of a step with the rate 1.
 
     Args:
         engine: input 'image', output 'reconstruction', (B, C, h, w) both; the search moves the
@@ -54,6 +58,10 @@ class DeviceAlternation:
         self._lam, self._rate, self._scale, self._one = (device.empty((batch,)) for _ in range(4))
         sums = (device.empty((batch,), np.float64) for _ in range(5))
         self._loss, self._shown, self._l1, self._squared, self._change = sums
+        self._weight = self._unused = None
+        if settings.by_element:
+            scales = engine.outputs["log_scale"].shape
+            self._weight, self._unused = device.empty(scales), device.empty(scales)
 
     def start(self, images: Float) -> None:
         """Begin at images (B, C, h, w).
@@ -67,7 +75,7 @@ class DeviceAlternation:
             device.upload(array, np.ascontiguousarray(host, np.float32))
         for array, number in (
             (self._lam, s.lam),
-            (self._rate, 0.5 / s.precision),
+            (self._rate, 1.0 if s.by_element else 0.5 / s.precision),
             (self._scale, s.precision),
             (self._one, 1.0),
         ):
@@ -79,10 +87,10 @@ class DeviceAlternation:
         kernels, x, s = self.kernels, self.x, self.settings
         self.engine.enqueue(kernels.stream)
         made = self.engine.outputs["reconstruction"]
-        kernels.residual_l2(made, x, self._scale, cotangent=self._pulled, objective=self._loss)
+        self._compare(made)
         kernels.device.copy(self._before, x)
         kernels.energy_step(
-            x, self._first, self._pulled, self._lam, self._rate, direct=None, mask=None,
+            x, self._first, self._pulled, self._lam, self._rate, direct=None, mask=self._weight,
             restored=None, first=None, second=None, l1=self._l1, squared_change=self._squared,
             largest_change=self._change, proximal=True, lower=s.lower, upper=s.upper,
         )  # fmt: skip
@@ -90,6 +98,19 @@ class DeviceAlternation:
             self._measured(made), extra=self._l1, change=self._change, rate=self._rate
         )
         self.progress.keep(self._before, self.best)
+
+    def _compare(self, made: DeviceArray) -> None:
+        """The first term and its gradient with y held fixed."""
+        kernels, x, scale = self.kernels, self.x, self._scale
+        if self._weight is None:
+            kernels.residual_l2(made, x, scale, cotangent=self._pulled, objective=self._loss)
+            return
+        log_scale = self.engine.outputs["log_scale"]
+        kernels.gaussian_nll(
+            made, x, log_scale, scale, cotangent=self._pulled, log_scale_cotangent=self._unused,
+            objective=self._loss,
+        )  # fmt: skip
+        kernels.half_variance(log_scale, out=self._weight)
 
     def _measured(self, made: DeviceArray) -> DeviceArray:
         """L_r at the x of before the step: the squared error is there already."""

@@ -140,8 +140,9 @@ class DeviceDecomposition:
         self._regularise()
         kernels.norms(self._gradient, squared=self._squared, largest=self._largest)
         change = self._change if settings.ends.least > 0 else None
-        progress.recent_change(self._value, self._squared, change)
-        progress.settle(self._value, change=change)
+        if change is not None:
+            progress.recent_change(self._value, change)
+        progress.settle(self._value, change=change, guard=self._squared)
         progress.keep(self._n, self.best)
         first, slope, second, previous = self._moments
         kernels.adan_scheduled(

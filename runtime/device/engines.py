@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from unblemish.errors import BackendError, MissingDependencyError
@@ -49,9 +49,19 @@ class DeviceEngines:
             self._graphs[path] = self._load(path)
         return self._graphs[path]
 
+    def fitting(
+        self, paths: tuple[str, ...], inputs: Mapping[str, DeviceArray]
+    ) -> Sequence[DeviceGraph]:
+        """Graphs as loaded for these inputs of the first: an engine may have been made for a size.
+
+        Raises: as `load`.
+        """
+        return [self.graph(path) for path in paths]
+
     def single(self, path: str, inputs: Mapping[str, DeviceArray]) -> StreamPass:
         """A pass of one graph. Raises: as `DeviceGraph.over`."""
-        return self.graph(path).over(inputs)
+        (graph,) = self.fitting((path,), inputs)
+        return graph.over(inputs)
 
     def pair(self, forward: str, backward: str, inputs: Mapping[str, DeviceArray]) -> PassPair:
         """A pass and its way back; what is kept in between stays where it was written.
@@ -59,7 +69,7 @@ class DeviceEngines:
         Raises: BackendError where the graphs do not belong together; as `DeviceGraph.over`.
         """
         device = self.kernels.device
-        there, back = self.graph(forward), self.graph(backward)
+        there, back = self.fitting((forward, backward), inputs)
         wiring = wire(there, back)
         first = there.over(inputs)
         known = {**first.inputs, **first.outputs}

@@ -22,10 +22,12 @@ class Schedule:
     Args:
         every: iterations between two looks at the flags.
         deadline: time on the clock (seconds) at which the loop must have returned, or None.
+        most: iterations; None for as many as the step may take.
     """
 
     every: int = 10
     deadline: float | None = None
+    most: int | None = None
 
 
 def run(
@@ -67,6 +69,8 @@ class _Run:
 
     def all(self) -> None:
         most = self.replay.step.progress.ends.most
+        if self.schedule.most is not None:
+            most = min(most, self.schedule.most)
         if self._out_of_time(1):
             return
         self._put(1)

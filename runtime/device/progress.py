@@ -67,30 +67,33 @@ class Progress:
         extra: DeviceArray | None = None,
         change: DeviceArray | None = None,
         rate: DeviceArray | None = None,
+        guard: DeviceArray | None = None,
     ) -> None:
-        """Take in the values of an evaluation, (B,) float64; `rate` of ended items becomes 0."""
+        """Take in the values of an evaluation, (B,) float64; `rate` of ended items becomes 0.
+
+        Args:
+            guard: (B,) float64, of the gradient or the image; an item has failed where it is not
+                finite.
+        """
         e = self.ends
         self._device.launch(
             "settle", self._device.rows(1, self.batch, 1), objective=objective, extra=extra,
-            change=change, rate=rate, least=e.least, tolerance=e.tolerance, patience=e.patience,
-            floor=e.floor, most=e.most, trace=self._trace, best_by_step=self._best_by_step,
-            best=self._best, better=self._better, ended=self.ended, steps=self._steps, at=self.at,
-            batch=self.batch,
+            change=change, guard=guard, rate=rate, least=e.least, tolerance=e.tolerance,
+            patience=e.patience, floor=e.floor, most=e.most, trace=self._trace,
+            best_by_step=self._best_by_step, best=self._best, better=self._better,
+            ended=self.ended, steps=self._steps, at=self.at, batch=self.batch,
         )  # fmt: skip
 
-    def recent_change(
-        self, objective: DeviceArray, squared: DeviceArray, change: DeviceArray | None
-    ) -> None:
-        """Before `settle`: the largest change of a value in the last `patience` steps.
+    def recent_change(self, objective: DeviceArray, change: DeviceArray) -> None:
+        """Before `settle`: how much the value changed at most in the last `patience` steps.
 
         Args:
-            objective: becomes NaN where the gradient, of that squared norm, is not finite.
-            change: out, (B,) float64, infinity in the first steps; None where it is not wanted.
+            change: out, (B,) float64; infinity in the first steps.
         """
         self._device.launch(
             "recent_change", self._device.rows(1, self.batch, 1), value=objective,
-            squared=squared, trace=self._trace, steps=self._steps, change=change,
-            most=self.ends.most, patience=self.ends.patience, batch=self.batch,
+            trace=self._trace, steps=self._steps, change=change, most=self.ends.most,
+            patience=self.ends.patience, batch=self.batch,
         )  # fmt: skip
 
     def keep(self, x: DeviceArray, kept: DeviceArray) -> None:

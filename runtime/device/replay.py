@@ -12,8 +12,11 @@ from unblemish.runtime.device.progress import Progress
 class Step(Protocol):
     """One iteration over arrays of fixed address."""
 
-    progress: Progress
     capturable: bool
+
+    @property
+    def progress(self) -> Progress:
+        """What is kept about its items."""
 
     def enqueue(self) -> None:
         """Put one iteration on the stream; returns before it has run."""

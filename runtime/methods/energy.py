@@ -47,6 +47,13 @@ class Projected:
     codes: Float | None = None
 
     @staticmethod
+    def of(outcome: Outcome) -> Projected:
+        """What a search of the images themselves found."""
+        return Projected(
+            outcome.best[0], outcome.value, outcome.status, outcome.steps, outcome.trace
+        )
+
+    @staticmethod
     def joined(parts: Sequence[Projected]) -> Projected:
         """Put batches behind each other."""
         maps = [p.maps for p in parts if p.maps is not None]
@@ -140,8 +147,7 @@ class EnergyMethod:
 
     def scores(self, images: Float, kind: str) -> Float:
         """Anomaly maps of one pass, see `score_maps`."""
-        loss = ReconstructionLoss(self.kernels, self.settings, self.high - self.low)
-        return score_maps(self.engine, loss, images, cast("ScoreKind", kind))
+        return score_maps(self.engine, self.loss, images, cast("ScoreKind", kind))
 
     def solve(
         self,
@@ -159,37 +165,51 @@ class EnergyMethod:
             free: (B, 1, h, w), where pixels may move; None for blind. The paper's schedule then
                 descends on L_r by eq. (7), the fast one minimises `Seam`.
         """
-        settings = self.settings
-        fast = self.schedule == "fast"
-        loss = ReconstructionLoss(self.kernels, settings, self.high - self.low)
-        problem = Energy(self.engine, loss, settings.lam, images, slope=not fast)
-        fast_steps = _SEARCH_STEPS if free is None else _FILL_STEPS
-        steps = max_steps or (fast_steps if fast else settings.max_steps)
-        limits = Limits(steps, settings.tolerance, deadline=deadline)
-        if fast and free is not None:
+        limits = self.limits(free is not None, max_steps, deadline)
+        if self.fast and free is not None:
             blending = Blending(free, self.low, self.high)
             outcome = run(Seam(self.engine, free), blending, (images,), limits, clock=clock)
         else:
-            outcome = self._run(problem, limits, free, clock)
-        return Projected(
-            outcome.best[0], outcome.value, outcome.status, outcome.steps, outcome.trace
-        )
+            outcome = self._run(images, limits, free, clock)
+        return Projected.of(outcome)
 
-    def _run(self, problem: Energy, limits: Limits, free: Bool | None, clock: Clock) -> Outcome:
-        s, start = self.settings, (problem.images,)
-        stop = s.stop_loss
-        if stop is not None:
-            stop -= problem.loss.constant(problem.images[0].size)
-        if problem.slope:
-            tuned = s.step == "tuned" and free is None
-            step = ProjectedStep(
-                self.kernels, s.lam, s.alpha, tuned, s.optimiser == "adam",
-                stop, self.low, self.high, problem.loss.direct_factor,
-                None if free is None else free.astype(np.float32),
-            )  # fmt: skip
-            return run(problem, step, start, limits, clock=clock)
-        turns = Alternation(self.low, self.high)
-        return run(problem, turns, start, limits, clock=clock)
+    @property
+    def fast(self) -> bool:
+        """Whether the schedule is the one without gradients."""
+        return self.schedule == "fast"
+
+    @property
+    def loss(self) -> ReconstructionLoss:
+        """L_r."""
+        return ReconstructionLoss(self.kernels, self.settings, self.high - self.low)
+
+    def limits(self, known: bool, max_steps: int | None, deadline: float | None) -> Limits:
+        """When the search ends; `known`: where the pixels that may move are given."""
+        fast_steps = _FILL_STEPS if known else _SEARCH_STEPS
+        steps = max_steps or (fast_steps if self.fast else self.settings.max_steps)
+        return Limits(steps, self.settings.tolerance, deadline=deadline)
+
+    def stop(self, elements: int) -> float | None:
+        """L_r without its constant at which the paper's schedule ends, for images of so many."""
+        stop = self.settings.stop_loss
+        return None if stop is None else stop - self.loss.constant(elements)
+
+    def tuned(self, known: bool) -> bool:
+        """Whether the paper's step is weighted by the reconstruction error, eq. 8."""
+        return self.settings.step == "tuned" and not known
+
+    def _run(self, images: Float, limits: Limits, free: Bool | None, clock: Clock) -> Outcome:
+        s, loss = self.settings, self.loss
+        problem = Energy(self.engine, loss, s.lam, images, slope=not self.fast)
+        if self.fast:
+            turns = Alternation(self.low, self.high)
+            return run(problem, turns, (images,), limits, clock=clock)
+        step = ProjectedStep(
+            self.kernels, s.lam, s.alpha, self.tuned(free is not None), s.optimiser == "adam",
+            self.stop(images[0].size), self.low, self.high, loss.direct_factor,
+            None if free is None else free.astype(np.float32),
+        )  # fmt: skip
+        return run(problem, step, (images,), limits, clock=clock)
 
 
 def _single(values: Double) -> Float:

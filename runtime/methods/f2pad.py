@@ -16,6 +16,7 @@ from unblemish.bundle.searches import F2padSettings
 from unblemish.errors import BundleError
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.crops import (
+    BATCH_PIXELS,
     Grid,
     Parts,
     find_regions,
@@ -45,7 +46,6 @@ from unblemish.runtime.solvers.protocol import Float
 Bool = NDArray[np.bool_]
 Elsewhere = Callable[[F2padSettings, Plan, Prior | None], Callable[[Batch], Descent | None]]
 
-_BATCH_PIXELS = 2 * 224 * 224  # model px of the crops of a batch: more leave the caches
 _LARGEST = 1 << 18  # pixels of a region; larger ones are searched at a reduced size
 
 
@@ -94,7 +94,7 @@ class F2pad:
                 "initial mask. Run `unblemish calibrate` on it first."
             )
         self._threshold = float(chosen)
-        self._record = record
+        self._record, self._sizes = record, detector.programs.sizes
         self._polarity = bundle.manifest.rgi.polarity
         self._geometry = Geometry(self._preprocess)
         self._inpaint: Inpainter = inpainter or ClassicalInpainter()
@@ -160,7 +160,7 @@ class F2pad:
             chosen = [p for p, f in zip(parts.items, factors, strict=True) if f == factor]
             frame, chosen = reduce(native, chosen, factor)
             regions = (whole_regions if whole else find_regions)(chosen, frame.axes, grid)
-            groups = batches(regions, _BATCH_PIXELS)
+            groups = batches(regions, BATCH_PIXELS)
             for number, group in enumerate(groups):
                 waiting = len(groups) - number + len(levels) - level - 1
                 until = share_of(deadline, waiting, clock)
@@ -197,7 +197,7 @@ class F2pad:
         p, whole = self._preprocess, self._plan.whole
         border = max(self._plan.radius, 1)
         margin = max(p.height, p.width) if whole else self._plan.margin
-        return Grid(p.height, p.width, self._record.align, margin, border)
+        return Grid(p.height, p.width, self._record.align, margin, border, self._sizes)
 
     def _searcher(self, kernels: Kernels, device: Elsewhere | None) -> RegionSearch | RegionChoice:
         detector, settings, plan = self._detector, self._settings, self._plan

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,14 +14,13 @@ from unblemish.bundle.searches import EnergySettings
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.methods.energy import Projected
 from unblemish.runtime.methods.engine import GeneratorEngine
-from unblemish.runtime.methods.inversion import Inversion, Targets
-from unblemish.runtime.methods.losses import image_loss
-from unblemish.runtime.solvers.adam import Adam
-from unblemish.runtime.solvers.lbfgs import Lbfgs
-from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run
+from unblemish.runtime.methods.rgi import RgiMethod
+from unblemish.runtime.solvers.loop import Clock, Limits
 from unblemish.runtime.solvers.protocol import Double, Float
 
-_RATE = 0.1
+if TYPE_CHECKING:
+    from unblemish.runtime.device.rgi import RgiOnDevice
+
 _FAST_STEPS = 30  # settles within fifteen to thirty
 
 
@@ -48,6 +49,7 @@ class LatentMethod:
     Args:
         schedule: 'paper' (Adam with rate 0.1) or 'fast' (L-BFGS in the metric of `lengths`).
         lengths: (n,) typical length of each element of the code, for the fast schedule.
+        device: where the search runs on the GPU.
     Source: seed 002, eq. (6), which it states and does not run.
     """
 
@@ -56,6 +58,7 @@ class LatentMethod:
     settings: EnergySettings
     schedule: str = "fast"
     lengths: Double | None = None
+    device: RgiOnDevice | None = None
 
     def solve(
         self,
@@ -69,14 +72,16 @@ class LatentMethod:
         watch, began = self.engines.decoder.watch, time.perf_counter()
         start = self.engines.encode(images)
         watch.add("start", began)
-        problem = self.problem(images)
-        outcome = self._run(problem, start, max_steps, deadline, clock)
-        (codes,) = outcome.best
+        method = self.method(images)
+        solve = method.solve if self.device is None else partial(self.device.solve, method)
+        nowhere = np.zeros(len(images), np.float32)  # no mask, so no lambda of RGI
+        limits = self._limits(max_steps, deadline)
+        found = solve(images, start[:, None], nowhere, limits, clock=clock)
         elements = images[0].size
         return Projected(
-            np.array(self.engines.decoder.forward(codes)), elements * outcome.value,
-            outcome.status, outcome.steps, tuple(elements * trace for trace in outcome.trace),
-            codes=codes,
+            np.array(self.engines.decoder.forward(found.z)), elements * found.value,
+            found.status, found.steps, tuple(elements * trace for trace in found.trace),
+            codes=found.z,
         )  # fmt: skip
 
     def at(self, lam: float | None) -> LatentMethod:
@@ -85,25 +90,14 @@ class LatentMethod:
             return self
         return replace(self, settings=self.settings.model_copy(update={"latent_lam": lam}))
 
-    def problem(self, images: Float) -> Inversion:
+    def method(self, images: Float) -> RgiMethod:
         """Eq. (6) divided by the C h w elements of an image, which moves no minimum."""
         weight = self.settings.latent_lam * self.engines.size / (2 * images[0].size)
-        loss = image_loss(self.kernels, "l1", masked=False)
-        targets = Targets(images, np.arange(len(images)))
-        nowhere = np.zeros((1, len(images)), np.float32)  # no mask, so no lambda of RGI
-        return Inversion(self.engines.decoder, loss, targets, nowhere, latent_weight=weight)
+        return RgiMethod(
+            self.engines.decoder, self.kernels, norm="l1", masked=False, schedule=self.schedule,
+            latent_weight=weight, lengths=self.lengths,
+        )  # fmt: skip
 
-    def _run(
-        self,
-        problem: Inversion,
-        start: Float,
-        max_steps: int | None,
-        deadline: float | None,
-        clock: Clock,
-    ) -> Outcome:
-        paper = self.schedule == "paper"
-        steps = max_steps or (self.settings.max_steps if paper else _FAST_STEPS)
-        limits = Limits(steps, self.settings.tolerance, deadline=deadline)
-        if paper:
-            return run(problem, Adam(self.kernels, (_RATE,)), (start,), limits, clock=clock)
-        return run(problem, Lbfgs(scale=self.lengths), (start,), limits, clock=clock)
+    def _limits(self, max_steps: int | None, deadline: float | None) -> Limits:
+        steps = self.settings.max_steps if self.schedule == "paper" else _FAST_STEPS
+        return Limits(max_steps or steps, self.settings.tolerance, deadline=deadline)

@@ -48,7 +48,7 @@ class ReconstructionLoss:
         cotangent = get("cotangent", x.shape)
         value = get("value", (rows,), np.float64)
         cotangents = {"reconstruction": cotangent}
-        scale = np.full(rows, self._scale(), np.float32)
+        scale = np.full(rows, self.scale, np.float32)
         if self.settings.loss == "dssim":
             direct = get("direct", x.shape)
             self.kernels.dssim(
@@ -56,7 +56,7 @@ class ReconstructionLoss:
                 dissimilarity=None, direct=direct, cotangent=cotangent, objective=value,
             )  # fmt: skip
             return value, direct, cotangents
-        if made.log_scale is None:
+        if self.settings.loss != "gaussian" or made.log_scale is None:
             self.kernels.residual_l2(x, made.image, scale, cotangent=cotangent, objective=value)
             return value, cotangent, cotangents
         cotangents["log_scale"] = get("log_scale", made.log_scale.shape)
@@ -70,9 +70,10 @@ class ReconstructionLoss:
         """1 / (2 p) where L_r holds p (x - y)^2, (B, 1, 1, 1) or as the images; p = 1 of DSSIM."""
         if self.settings.loss == "gaussian" and made.log_scale is not None:
             return np.exp(2 * made.log_scale)
-        return np.full((len(made.image), 1, 1, 1), 0.5 / self._scale(), np.float32)
+        return np.full((len(made.image), 1, 1, 1), 0.5 / self.scale, np.float32)
 
-    def _scale(self) -> float:
+    @property
+    def scale(self) -> float:
         """What squared errors are multiplied with, where one number does for all."""
         gamma = self.settings.gamma
         return 0.5 / gamma**2 if self.settings.loss == "gaussian" and gamma else 1.0

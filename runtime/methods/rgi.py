@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +82,7 @@ class RgiMethod:
             outcome = self._paper(targets, z, each, limits, clock)
         else:
             outcome = self._fast(targets, z, each, limits, near, clock)
-        return _choose(outcome, owner, count)
+        return choose(outcome, owner, count)
 
     def inversion(self, targets: Targets, ladder: Float) -> Inversion:
         """The objective in z alone, lam by stage and item, (stages, N)."""
@@ -89,6 +90,11 @@ class RgiMethod:
         return Inversion(
             self.engine, loss, targets, ladder, self.shared, self.terms, self.latent_weight
         )
+
+    def rungs(self, *, near: bool = False, known: bool = False) -> Float:
+        """What lam is multiplied by, by stage; near, known: see `solve`."""
+        graduated = self.masked and not near and not known
+        return np.array(_LADDER if graduated else (1.0,), np.float32)
 
     def _fast(
         self, targets: Targets, z: Float, lam: Float, limits: Limits, near: bool, clock: Clock
@@ -98,9 +104,7 @@ class RgiMethod:
         A large lam masks little, so that the loss is close to plain least squares and forgives a
         poor start; every fall then lets the mask take what the manifold cannot explain.
         """
-        graduated = self.masked and not near
-        rungs = np.array(_LADDER if graduated else (1.0,), np.float32)
-        problem = self.inversion(targets, rungs[:, None] * lam[None])
+        problem = self.inversion(targets, self.rungs(near=near)[:, None] * lam[None])
         return run(
             problem, Lbfgs(scale=self.lengths), (z,), limits, groups=targets.of_item, clock=clock
         )
@@ -148,6 +152,19 @@ class Solution:
     trace: tuple[Double, ...]
     images: Float | None = None
 
+    @staticmethod
+    def joined(parts: Sequence[Solution]) -> Solution:
+        """Solutions of several batches, none of which has `images`."""
+        masks = [part.mask for part in parts if part.mask is not None]
+        return Solution(
+            z=np.concatenate([part.z for part in parts]),
+            mask=np.concatenate(masks) if masks else None,
+            value=np.concatenate([part.value for part in parts]),
+            status=tuple(status for part in parts for status in part.status),
+            steps=np.concatenate([part.steps for part in parts]),
+            trace=tuple(trace for part in parts for trace in part.trace),
+        )
+
 
 def unrefined(z: Float) -> Solution:
     """The solution of a search that was not asked for: the start values (T, n) themselves."""
@@ -162,7 +179,7 @@ def unrefined(z: Float) -> Solution:
     )
 
 
-def _choose(outcome: Outcome, owner: Index, count: int) -> Solution:
+def choose(outcome: Outcome, owner: Index, count: int) -> Solution:
     """Per image the start that came furthest, and of those the lowest."""
     order = np.lexsort((outcome.value, -outcome.stage))
     winners = np.array([next(i for i in order if owner[i] == t) for t in range(count)], np.intp)

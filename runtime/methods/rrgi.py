@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from unblemish.bundle import Bundle
-from unblemish.errors import BundleError
+from unblemish.bundle.searches import RgiSettings
+from unblemish.errors import BackendError, BundleError, MissingDependencyError, ModelError
 from unblemish.kernels.api import Kernels
 from unblemish.runtime.backends.protocol import Array, Backend
 from unblemish.runtime.engines import tensor_of_role
@@ -19,9 +22,13 @@ from unblemish.runtime.methods.engine import GeneratorEngine, Stopwatch
 from unblemish.runtime.methods.inversion import Inversion
 from unblemish.runtime.methods.rgi import Solution
 from unblemish.runtime.solvers.adam import Adam
-from unblemish.runtime.solvers.loop import Clock, Limits, run, share_of
+from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run, share_of
 from unblemish.runtime.solvers.protocol import Double, Evaluation, Float, Index, Variables
 
+if TYPE_CHECKING:
+    from unblemish.runtime.device.engines import DeviceEngines
+
+_LOG = logging.getLogger("unblemish")
 DEFAULT_STEPS = 50
 PAPER_STEPS = 500
 PAPER_RATE = 1e-5
@@ -88,13 +95,11 @@ class FinetuneInversion:
         cotangent += 2 * weight * drift
 
 
-@dataclass
-class Finetuner:
-    """Fine-tune private copies of the weights to one image after the other.
+@dataclass(frozen=True)
+class Tuning:
+    """How far the weights may move.
 
     Args:
-        engine: runs the generator under given weights.
-        weights: name -> array as exported; never written to.
         steps, rate: how many steps of Adam, and their size for the weights.
         latent_rate: their size for z.
         hold: weight of what keeps the image under the mask still (see `FinetuneInversion`).
@@ -102,13 +107,26 @@ class Finetuner:
         few iterations. The paper takes 500 to 1,500 steps of 1e-5 without `hold`.
     """
 
-    engine: WeightEngine
-    weights: Mapping[str, Array]
-    kernels: Kernels
     steps: int
     rate: float
     latent_rate: float = _LATENT_RATE
     hold: float = _HOLD
+
+
+class Watched(Protocol):
+    """Whatever books the time that it takes."""
+
+    watch: Stopwatch
+
+
+class Finetuner(ABC):
+    """Fine-tunes private copies of the weights to one image after the other.
+
+    Args:
+        engine: what `watch` belongs to: the time is booked there.
+    """
+
+    engine: Watched
 
     def refine(
         self, inversion: Inversion, solution: Solution, deadline: float | None, clock: Clock
@@ -122,15 +140,13 @@ class Finetuner:
         images, z, values = [], solution.z.copy(), solution.value.copy()
         status, steps, traces = list(solution.status), solution.steps.copy(), list(solution.trace)
         for t in range(len(z)):
-            limits = Limits(self.steps, deadline=share_of(deadline, len(z) - t, clock))
-            image, outcome_z, value, state, count, trace = self._one(
-                inversion, t, solution.z[t], limits, clock
-            )
+            until = share_of(deadline, len(z) - t, clock)
+            image, outcome = self._tune(inversion, t, solution.z[t : t + 1], until, clock)
             images.append(image)
-            z[t], values[t] = outcome_z, value
-            status[t] = _joined(solution.status[t], state)
-            steps[t] += count
-            traces[t] = np.concatenate([traces[t], trace])
+            z[t], values[t] = outcome.best[0][0], outcome.value[0]
+            status[t] = _joined(solution.status[t], outcome.status[0])
+            steps[t] += outcome.steps[0]
+            traces[t] = np.concatenate([traces[t], outcome.trace[0]])
         return replace(
             solution,
             z=z,
@@ -142,30 +158,56 @@ class Finetuner:
             images=np.concatenate(images),
         )
 
-    def _one(
-        self, inversion: Inversion, t: int, z: Float, limits: Limits, clock: Clock
-    ) -> tuple[Float, Float, float, Status, int, Array]:
-        names = tuple(self.weights)
-        problem = FinetuneInversion(self.engine, inversion, names, t, self.hold)
-        start = (z[None], *(self.weights[name][None] for name in names))
-        solver = Adam(self.kernels, (self.latent_rate, *(self.rate for _ in names)))
-        outcome = run(problem, solver, start, limits, clock=clock)
+    @abstractmethod
+    def _tune(
+        self, inversion: Inversion, t: int, z: Float, deadline: float | None, clock: Clock
+    ) -> tuple[Float, Outcome]:
+        """Fine-tune to image t from z (1, n): the image (1, C, h, w), and how z ended."""
+
+
+@dataclass
+class HostFinetuner(Finetuner):
+    """Fine-tuning that the host drives.
+
+    Args:
+        engine: runs the generator under given weights.
+        weights: name -> array as exported; never written to.
+    """
+
+    engine: WeightEngine
+    weights: Mapping[str, Array]
+    kernels: Kernels
+    tuning: Tuning
+
+    def _tune(
+        self, inversion: Inversion, t: int, z: Float, deadline: float | None, clock: Clock
+    ) -> tuple[Float, Outcome]:
+        names, tuning = tuple(self.weights), self.tuning
+        problem = FinetuneInversion(self.engine, inversion, names, t, tuning.hold)
+        start = (z, *(self.weights[name][None] for name in names))
+        solver = Adam(self.kernels, (tuning.latent_rate, *(tuning.rate for _ in names)))
+        outcome = run(problem, solver, start, Limits(tuning.steps, deadline=deadline), clock=clock)
         best, *theta = outcome.best
         tuned = {name: array[0] for name, array in zip(names, theta, strict=True)}
-        image = np.array(self.engine.forward(best, tuned))
-        return (
-            image,
-            best[0],
-            float(outcome.value[0]),
-            outcome.status[0],
-            int(outcome.steps[0]),
-            outcome.trace[0],
-        )
+        return np.array(self.engine.forward(best, tuned)), outcome
 
 
 def _joined(first: Status, second: Status) -> Status:
     """Fine-tuning runs for a fixed number of steps: reaching it is no news."""
     return first if second is Status.MAX_STEPS else second
+
+
+def tuning_of(settings: RgiSettings, *, paper: bool) -> Tuning:
+    """How far the weights may move.
+
+    Args:
+        paper: the paper's 1e-5 for the weights and nothing held; 500 steps unless the settings
+            say how many.
+    """
+    steps = settings.finetune_steps or (PAPER_STEPS if paper else DEFAULT_STEPS)
+    if paper:
+        return Tuning(steps, PAPER_RATE, hold=0.0)
+    return Tuning(steps, settings.finetune_lr)
 
 
 def load_finetuner(
@@ -175,27 +217,34 @@ def load_finetuner(
     *,
     paper: bool = False,
     threads: int | None = None,
+    device: DeviceEngines | None = None,
 ) -> Finetuner:
     """A fine-tuner from the bundle's weight-gradient graphs, else from its plain graph by torch.
 
     Args:
-        paper: the paper's 1e-5 for the weights and nothing held; 500 steps unless the settings
-            say how many.
+        paper: see `tuning_of`.
         threads: of torch, where it is needed.
+        device: engines on the device, where the search runs there; what cannot be fine-tuned there
+            is on the host, and a warning says why.
     Raises: BundleError where the bundle has neither; MissingDependencyError where torch is needed
     and missing.
     """
-    settings = bundle.manifest.rgi
-    steps = settings.finetune_steps or (PAPER_STEPS if paper else DEFAULT_STEPS)
+    tuning = tuning_of(bundle.manifest.rgi, paper=paper)
+    if device is not None:
+        from unblemish.runtime.device.finetuner import open_finetuner
+
+        try:
+            return open_finetuner(bundle, device, tuning, threads)
+        except (BackendError, MissingDependencyError, ModelError) as error:
+            device.kernels.synchronise()  # what was made there dies with `error`
+            _LOG.warning("R-RGI: the weights are fine-tuned on the host: %s", error)
     if "finetune_forward" in bundle.manifest.graphs and backend.name != "torch":
         engine, weights = _from_graphs(bundle, backend)
     else:
         from unblemish.runtime.methods.torch_weights import torch_weight_engine
 
         engine, weights = torch_weight_engine(bundle, threads)
-    if paper:
-        return Finetuner(engine, weights, kernels, steps, PAPER_RATE, hold=0.0)
-    return Finetuner(engine, weights, kernels, steps, settings.finetune_lr)
+    return HostFinetuner(engine, weights, kernels, tuning)
 
 
 def _from_graphs(bundle: Bundle, backend: Backend) -> tuple[WeightEngine, dict[str, Array]]:
@@ -205,11 +254,16 @@ def _from_graphs(bundle: Bundle, backend: Backend) -> tuple[WeightEngine, dict[s
     )
     latent = tensor_of_role(manifest, "finetune_forward", "latent", output=False).name
     image = tensor_of_role(manifest, "finetune_forward", "image", output=True).name
-    names = [t.name for t in manifest.graphs["finetune_forward"].inputs if t.role == "weight"]
-    return GeneratorEngine(pair, latent, image), _read_weights(bundle, names)
+    return GeneratorEngine(pair, latent, image), read_weights(bundle)
 
 
-def _read_weights(bundle: Bundle, names: list[str]) -> dict[str, Array]:
+def read_weights(bundle: Bundle) -> dict[str, Array]:
+    """The weights that the graphs for fine-tuning are fed, by name; read-only.
+
+    Raises: BundleError where the bundle has none, or they cannot be read.
+    """
+    record = bundle.manifest.graphs["finetune_forward"]
+    names = [tensor.name for tensor in record.inputs if tensor.role == "weight"]
     if bundle.manifest.finetune_weights is None:
         raise BundleError(
             f"bundle {bundle.path} has graphs for fine-tuning but no weights for them. "

@@ -76,7 +76,15 @@ class TorchWeightEngine:
 def torch_weight_engine(
     bundle: Bundle, threads: int | None = None
 ) -> tuple[TorchWeightEngine, dict[str, Array]]:
-    """Engine and read-only weights of the bundle's plain generator graph.
+    """Engine and read-only weights of the bundle's plain generator graph. Raises: as below."""
+    graph = load_torch_graph(bundle, threads)
+    latent = tensor_of_role(bundle.manifest, "generator", "latent", output=False).name
+    image = tensor_of_role(bundle.manifest, "generator", "image", output=True).name
+    return TorchWeightEngine(graph, latent, image), weights_of(graph)
+
+
+def load_torch_graph(bundle: Bundle, threads: int | None = None) -> TorchGraph:
+    """The bundle's plain generator graph in float32.
 
     Raises: MissingDependencyError where torch or onnx is missing; BundleError where the bundle has
     no 'generator' graph.
@@ -93,12 +101,14 @@ def torch_weight_engine(
     if threads is not None:
         torch.set_num_threads(threads)
     # Bundles may store weights in float16; their updates are far smaller than its steps.
-    graph = TorchGraph(str(path), dtype=torch.float32).eval()
-    latent = tensor_of_role(bundle.manifest, "generator", "latent", output=False).name
-    image = tensor_of_role(bundle.manifest, "generator", "image", output=True).name
+    return TorchGraph(str(path), dtype=torch.float32).eval()
+
+
+def weights_of(graph: TorchGraph) -> dict[str, Array]:
+    """Copies of the weights of a graph, by name; read-only."""
     weights = {}
     for name, parameter in graph.weights.items():
         copy = parameter.detach().numpy().copy()
         copy.flags.writeable = False
         weights[name] = copy
-    return TorchWeightEngine(graph, latent, image), weights
+    return weights

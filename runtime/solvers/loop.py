@@ -22,7 +22,7 @@ from unblemish.runtime.solvers.protocol import (
 )
 
 Clock = Callable[[], float]
-_INTERIM = 30.0  # stages before the last need not be finished as finely
+INTERIM = 30.0  # stages before the last need not be finished as finely
 
 
 def share_of(deadline: float | None, parts: int, clock: Clock) -> float | None:
@@ -200,7 +200,7 @@ class _Driver(Generic[S]):
             return False  # starts are compared within the first stage
         size = max(abs(window[-1]), self.limits.floor)
         if self.stage[item] < self.problem.stages - 1:
-            size *= _INTERIM
+            size *= INTERIM
         return window[-1 - patience] - window[-1] <= self.limits.tolerance * size
 
     def _next_stage(self, rows: Bool) -> None:

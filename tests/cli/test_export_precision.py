@@ -70,6 +70,8 @@ def test_export_of_an_onnx_generator_in_bfloat16(
     [
         (("--precision", "fp8"), "must be one of fp32, fp16, bf16, int8; got 'fp8'"),
         (("--precision", "int8"), "Give a folder with --normals DIR"),
+        (("--precision", "int8", "--quantiser", "best"), "must be one of onnxruntime, modelopt"),
+        (("--precision", "fp16", "--quantiser", "modelopt"), "is for --precision int8"),
         ((), "is a folder"),
     ],
 )

@@ -37,6 +37,9 @@ def _images(kernels: Any) -> list[Any]:
     found += [out.copy(), value.copy()]
     kernels.residual_l1(x, g, scale, cotangent=out, objective=value, weight=mask)
     found += [out.copy(), value.copy()]
+    kernels.hold(x, g, mask, scale, cotangent=out, objective=value)
+    kernels.void_rows(out, objective=value)
+    found += [out.copy(), value.copy()]
     rows = x.reshape(2, -1).copy()
     kernels.project_ball(rows, centre=None, radius=lam)
     kernels.norms(x, squared=value, largest=_doubles())
@@ -63,7 +66,12 @@ def _energy(kernels: Any) -> list[Any]:
     kernels.gaussian_nll(
         x, g, s, scale, cotangent=direct, log_scale_cotangent=shown, objective=value
     )
-    return [*found, x, *sums, direct, shown, value]
+    free, ended = (s > 0.7).astype(np.float32), np.zeros(2, np.int32)
+    filled, rough, change = x.copy(), _doubles(), _doubles()
+    kernels.blend(
+        filled, g, free, ended=ended, roughness=rough, largest_change=change, lower=0.0, upper=1.0
+    )
+    return [*found, x, *sums, direct, shown, value, filled, rough, change]
 
 
 def _terms(kernels: Any) -> list[Any]:
@@ -107,6 +115,27 @@ def _features(kernels: Any) -> list[Any]:
     return [*found, index, distances, scores, slope, chosen]
 
 
+def _latents(kernels: Any) -> list[Any]:
+    from unblemish.runtime.device.lbfgs import DeviceLbfgs
+    from unblemish.runtime.solvers.lbfgs import Lbfgs
+
+    device, z = kernels.device, _random(2, 300)
+    query, gradient = device.empty(z.shape), device.empty(z.shape)
+    value, ended = device.empty((2,), np.float64), device.zeros((2,), np.int32)
+    solver = DeviceLbfgs(device, Lbfgs(scale=_random(300, dtype=np.float64)), query, gradient)
+    solver.start(z)
+    for _ in range(4):
+        asked = device.to_host(query)
+        device.upload(value, np.cos(3 * asked).sum(axis=1, dtype=np.float64))
+        device.upload(gradient, -3 * np.sin(3 * asked))
+        solver.step(value, ended)
+        solver.aim(ended)
+    slope, sums = z.copy(), _doubles()
+    kernels.latent_prior(z, 0.3, gradient=slope, objective=sums)
+    kernels.disbelief(z, 0.3, slope=slope, objective=sums)
+    return [*(device.to_host(array) for array in solver.arrays.values()), slope, sums]
+
+
 def _rows(kernels: Any) -> list[Any]:
     x, partial = kernels.device.to_device(_random(3, 989)), kernels.device.zeros((3, 4), np.float64)
     kernels.device.launch("sum_rows", (4, 3), x=x, partial=partial, batch=3, length=989)
@@ -121,7 +150,7 @@ def orders(emulated: Callable[[str], CDLL]) -> Iterator[list[c_int]]:
         order.value = 0
 
 
-@pytest.mark.parametrize("work", [_images, _energy, _terms, _features, _rows])
+@pytest.mark.parametrize("work", [_images, _energy, _terms, _features, _rows, _latents])
 def test_lanes_may_come_in_any_order(
     make_driver: Callable[..., EmulatedDriver], orders: list[c_int], work: Any
 ) -> None:

@@ -115,8 +115,11 @@ def smooth_basis(channels: int = 1) -> np.ndarray[Any, Any]:
     return np.kron(np.eye(channels), plane)
 
 
-def autoencoder_model(channels: int = 1) -> Any:
-    """image -> reconstruction, the nearest smooth image; linear, its code the cosines."""
+def autoencoder_model(channels: int = 1, *, vae: bool = False) -> Any:
+    """image -> reconstruction, the nearest smooth image; linear, its code the cosines.
+
+    A 'VAE' also gives mean (the code), log_variance and log_scale, the last by a convolution.
+    """
     from onnx import helper, numpy_helper
 
     basis = smooth_basis(channels).astype(np.float32)
@@ -132,7 +135,29 @@ def autoencoder_model(channels: int = 1) -> Any:
         helper.make_node("Reshape", ["made", "shape"], ["reconstruction"]),
     ]
     image = _info("image", "batch", channels, SIDE, SIDE)
-    return _model(nodes, image, _info("reconstruction", "batch", channels, SIDE, SIDE), weights)
+    model = _model(nodes, image, _info("reconstruction", "batch", channels, SIDE, SIDE), weights)
+    if vae:
+        _add_spread(model, channels)
+    return model
+
+
+def _add_spread(model: Any, channels: int) -> None:
+    from onnx import helper, numpy_helper
+
+    rng, code = np.random.default_rng(9), 9 * channels
+    model.graph.initializer.extend([
+        _initialiser(rng, "wv", (code, code), 0.05),
+        _initialiser(rng, "ws", (channels, channels, 3, 3), 0.05),
+        numpy_helper.from_array(np.full(channels, -1.5, np.float32), "bs"),
+    ])  # fmt: skip
+    model.graph.node.extend([
+        helper.make_node("Identity", ["code"], ["mean"]),
+        helper.make_node("MatMul", ["code", "wv"], ["log_variance"]),
+        helper.make_node("Conv", ["image", "ws", "bs"], ["log_scale"], pads=[1, 1, 1, 1]),
+    ])  # fmt: skip
+    moments = [_info(name, "batch", code) for name in ("mean", "log_variance")]
+    scale = _info("log_scale", "batch", channels, SIDE, SIDE)
+    model.graph.output.extend([*moments, scale])
 
 
 def decoder_model(channels: int = 1) -> Any:
@@ -166,7 +191,8 @@ def projector_model(channels: int = 1) -> Any:
 
 
 _ROLES = {"z": "latent", "image": "image", "logit": "logit", "features": "feature",
-          "reconstruction": "reconstruction"}  # fmt: skip
+          "reconstruction": "reconstruction", "mean": "moment", "log_variance": "moment",
+          "log_scale": "scale"}  # fmt: skip
 
 
 def _role(name: str, weights: Sequence[str], other: str) -> str:
@@ -295,7 +321,8 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
 def make_energy_bundle(tmp_path: Path) -> MakeBundle:
     """Build a bundle of the smooth autoencoder.
 
-    Keywords: channels, energy, latent (decoder and encoder apart), other fields of the manifest.
+    Keywords: channels, energy, latent (decoder and encoder apart), vae (with log_scale and the
+    moments of the code), other fields of the manifest.
     """
 
     def make(
@@ -303,10 +330,11 @@ def make_energy_bundle(tmp_path: Path) -> MakeBundle:
         *,
         energy: Mapping[str, Any] | None = None,
         latent: bool = False,
+        vae: bool = False,
         **fields: Any,
     ) -> Bundle:
         builder = _Builder()
-        model = autoencoder_model(channels)
+        model = autoencoder_model(channels, vae=vae)
         builder.plain("reconstruct", model)
         builder.pair("reconstruct", model, ["image"])
         if latent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from unblemish.bundle.manifest import Preprocess
 from unblemish.runtime.crops import (
     Box,
     Grid,
+    crop_sizes,
     find_regions,
     label_parts,
     territories,
@@ -45,6 +48,49 @@ def test_parts_in_reach_of_each_other_share_a_crop_and_far_ones_do_not() -> None
     regions = find_regions(label_parts(free).items, SAME, GRID)
     assert sorted(len(r.parts) for r in regions) == [1, 2]
     assert sum(r.crop.area for r in regions) < 64 * 96
+
+
+def test_crops_grow_to_the_smallest_size_that_holds_them() -> None:
+    sizes = ((64, 96), (32, 32), (64, 64))
+    grid = replace(GRID, sizes=sizes)
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        top, left = (8 * int(v) for v in rng.integers(0, (7, 11)))
+        bottom = top + 8 * int(rng.integers(1, (64 - top) // 8 + 1))
+        right = left + 8 * int(rng.integers(1, (96 - left) // 8 + 1))
+        crop, asked = grid.fit(Box(top, left, bottom, right)), Box(top, left, bottom, right)
+        holding = [h * w for h, w in sizes if h >= asked.height and w >= asked.width]
+        assert (crop.height, crop.width) in sizes
+        assert crop.area == min(holding)
+        assert crop.join(asked) == crop
+        assert crop.join(grid.whole()) == grid.whole()
+        assert not crop.top % 8
+        assert not crop.left % 8
+
+
+def test_crops_that_no_size_holds_stay_and_joined_ones_have_a_size() -> None:
+    small = replace(GRID, sizes=((32, 32), (128, 128)))  # the larger is no part of the tile
+    assert small.fit(Box(0, 0, 40, 16)) == Box(0, 0, 40, 16)
+    free = np.zeros((64, 96), np.bool_)
+    free[20:24, 20:24] = free[20:24, 36:40] = True
+    grid = replace(GRID, sizes=((64, 96), (32, 32), (64, 64)))
+    for region in find_regions(label_parts(free).items, SAME, grid):
+        assert (region.crop.height, region.crop.width) in grid.sizes
+
+
+@pytest.mark.parametrize(
+    ("tile", "align", "sizes"),
+    [
+        ((224, 224), 16, ((224, 224), (128, 128), (64, 64))),
+        ((224, 224), 32, ((224, 224), (128, 128))),
+        ((64, 96), 16, ((64, 96),)),
+        ((256, 1024), 16, ((256, 1024), (128, 128), (64, 64))),
+    ],
+)
+def test_few_sizes_stand_for_all_crops(
+    tile: tuple[int, int], align: int, sizes: tuple[tuple[int, int], ...]
+) -> None:
+    assert crop_sizes(*tile, align) == sizes
 
 
 def test_a_crop_reaches_the_border_when_the_defect_does() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frames import BOX, damaged, part
 
 from unblemish.bundle import Bundle
 from unblemish.calibration.calibrate import calibrate
@@ -17,23 +18,6 @@ from unblemish.runtime.inspection import Status
 from unblemish.runtime.inspector import Inspector
 
 MakeBundle = Callable[..., Bundle]
-BOX = (slice(5, 9), slice(6, 11))
-
-
-def part(rng: np.random.Generator, height: int = 16, width: int = 16, channels: int = 1) -> Any:
-    """A smooth frame of levels 60 to 200, uint8, (H, W) or (H, W, 3)."""
-    down = np.cos(np.pi * np.outer((np.arange(height) + 0.5) / height, np.arange(3)))
-    across = np.cos(np.pi * np.outer((np.arange(width) + 0.5) / width, np.arange(3)))
-    weights = rng.uniform(-1, 1, (channels, 3, 3))
-    image = np.einsum("ia,cab,jb->ijc", down, weights, across)
-    image = 130 + 60 * image / np.abs(image).max()
-    return np.rint(image[:, :, 0] if channels == 1 else image).astype(np.uint8)
-
-
-def damaged(frame: Any, box: Any = BOX) -> Any:
-    made = frame.copy()
-    made[box] = 255
-    return made
 
 
 @pytest.mark.parametrize("channels", [1, 3])

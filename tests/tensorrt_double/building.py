@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import weakref
 from typing import Any
@@ -109,7 +110,8 @@ class Builder(Checked):
             return None
         content = {
             "version": self.world.version, "name": network.name, "tensors": network._tensors(),
-            "ranges": config._ranges(), "flags": sorted(names),
+            "ranges": config._ranges(), "flags": sorted(names), "model": network._digest,
+            "scratch": 1000 * len(network._tensors()),
         }  # fmt: skip
         return self.world.classes["IHostMemory"](PLAN + json.dumps(content).encode())
 
@@ -118,7 +120,7 @@ class INetworkDefinition(Checked):
     name = "unnamed"
 
     def __init__(self, flags: int) -> None:
-        self._flags, self._model = flags, None
+        self._flags, self._model, self._digest = flags, None, ""
         self._inputs: list[Any] = []
 
     @property
@@ -202,7 +204,8 @@ class OnnxParser(Checked):
                 self._errors.append(error)
         if not self._errors:
             network._fill(proto)
-            self.world.models[network.name] = bytes(model)
+            network._digest = hashlib.sha256(model).hexdigest()
+            self.world.models[network._digest] = bytes(model)
         return not self._errors
 
     def get_error(self, index: int) -> Any:

@@ -25,8 +25,10 @@ class World:
     Args:
         refused: operator -> message of the parser.
         broken: every build fails.
-        models: name of a network -> the ONNX graph it was parsed from.
+        uncapturable: names of engines that hold what cannot be captured.
+        models: digest -> ONNX graph that was parsed. model: that of the engine that runs.
         on_execute: called with (engine name, inputs, outputs), arrays over device memory.
+        devices: stream -> its memory.
     """
 
     def __init__(self, version: str) -> None:
@@ -35,8 +37,11 @@ class World:
         self.calls: list[tuple[str, str, tuple[Any, ...]]] = []
         self.refused: dict[str, str] = {}
         self.broken = False
+        self.uncapturable: set[str] = set()
         self.memory: Any = None
+        self.devices: dict[int, Any] = {}
         self.models: dict[str, bytes] = {}
+        self.model = b""
         self.on_execute: Any = None
         self.classes: dict[str, type] = {}
 

@@ -13,7 +13,8 @@ from typing import Any
 
 FILE = Path(__file__).parent / "signatures.json"
 CLASSES = frozenset({
-    "Builder", "BuilderFlag", "DataType", "Dims", "ErrorCodeTRT", "HardwareCompatibilityLevel",
+    "Builder", "BuilderFlag", "DataType", "Dims", "ErrorCodeTRT",
+    "ExecutionContextAllocationStrategy", "HardwareCompatibilityLevel",
     "IBuilderConfig", "ICudaEngine", "IErrorRecorder", "IExecutionContext", "IHostMemory",
     "ILogger", "INetworkDefinition", "IOptimizationProfile", "ITensor", "ITimingCache",
     "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError", "Runtime",

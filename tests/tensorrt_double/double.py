@@ -3,12 +3,14 @@
 A test tool. It refuses what the library would refuse or be broken by: unknown names and arguments,
 objects used after what they depend on died, a configuration changed after the build, inputs without
 profile, engines of another version, unset shapes or addresses, memory that is too small, unaligned,
-not filled or given back, another stream.
+not filled or given back, another stream; a context captured before it ran with its shapes, changed
+after it was captured, or gone when the graph is launched.
 """
 
 from __future__ import annotations
 
 import enum
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +18,9 @@ import building
 import running
 from checked import World, bind, enumeration
 
-_ENUMS = ("BuilderFlag", "DataType", "ErrorCodeTRT", "HardwareCompatibilityLevel", "MemoryPoolType",
-          "NetworkDefinitionCreationFlag", "TensorIOMode", "TensorLocation")  # fmt: skip
+_ENUMS = ("BuilderFlag", "DataType", "ErrorCodeTRT", "ExecutionContextAllocationStrategy",
+          "HardwareCompatibilityLevel", "MemoryPoolType", "NetworkDefinitionCreationFlag",
+          "TensorIOMode", "TensorLocation")  # fmt: skip
 _BUILDING = ("Dims", "ILogger", "IErrorRecorder", "IHostMemory", "Builder", "INetworkDefinition",
              "ITensor", "ParserError", "OnnxParser", "IOptimizationProfile", "ITimingCache",
              "IBuilderConfig")  # fmt: skip
@@ -31,6 +34,7 @@ def make(version: str) -> tuple[ModuleType, World]:
     """A module that stands for `tensorrt` of this version, and what happens in it."""
     world, module = World(version), ModuleType("tensorrt")
     module.__dict__["__version__"] = version
+    module.__spec__ = ModuleSpec("tensorrt", None)  # `find_spec` asks for it
     for name in _ENUMS:
         setattr(module, name, enumeration(world, name))
     for source, names in ((building, _BUILDING), (running, _RUNNING)):

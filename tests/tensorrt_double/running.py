@@ -35,14 +35,14 @@ class Runtime(Checked):
         if plan["version"] != self.world.version and not compatible:
             fail(self, self._log, f"the plan is of version {plan['version']}")
             return None
-        made = self.world.classes["ICudaEngine"](plan)
+        made = self.world.classes["ICudaEngine"](plan, self._log)
         made._tie(runtime=self)
         return made
 
 
 class ICudaEngine(Checked):
-    def __init__(self, plan: dict[str, Any]) -> None:
-        self._plan = plan
+    def __init__(self, plan: dict[str, Any], log: Any) -> None:
+        self._plan, self._log = plan, log
         self._tensors = {t["name"]: t for t in plan["tensors"]}
 
     @property
@@ -78,18 +78,39 @@ class ICudaEngine(Checked):
             raise ViolationError(f"'{name}' is of fixed shape, and has no profile")
         return [self.world.classes["Dims"](s) for s in self._plan["ranges"][name]]
 
-    def create_execution_context(self) -> Any:
-        made = self.world.classes["IExecutionContext"](self._plan)
+    @property
+    def device_memory_size_v2(self) -> int:
+        return int(self._plan["scratch"])
+
+    def create_execution_context(self, strategy: Any = None) -> Any:
+        strategies = self.world.classes["ExecutionContextAllocationStrategy"]
+        managed = strategy is not None and strategy == strategies["USER_MANAGED"]
+        made = self.world.classes["IExecutionContext"](self._plan, self._log, managed)
         made._tie(engine=self)
         return made
 
 
 class IExecutionContext(Checked):
-    def __init__(self, plan: dict[str, Any]) -> None:
-        self._plan = plan
+    def __init__(self, plan: dict[str, Any], log: Any, managed: bool) -> None:
+        self._plan, self._log, self._managed = plan, log, managed
         self._tensors = {t["name"]: t for t in plan["tensors"]}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._scratch: tuple[int, int] | None = None
+        self._warm = False  # it ran since a shape was changed
+        self._captured = False
+
+    def _open(self, what: str) -> None:
+        if self._captured:
+            raise ViolationError(f"{what} after the context was captured: a graph holds it")
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._open("set_device_memory")
+        if not self._managed:
+            raise ViolationError("the context manages its memory itself")
+        if memory % 256 or size < self._plan["scratch"]:
+            raise ViolationError(f"{size} bytes at {memory:#x} do not do for the context")
+        self._scratch = memory, size
 
     def _input(self, name: str) -> dict[str, Any]:
         tensor = self._tensors.get(name)
@@ -99,11 +120,13 @@ class IExecutionContext(Checked):
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         dims, shape = self._input(name)["dims"], tuple(shape)
+        self._open("set_input_shape")
         least, _, most = self._plan["ranges"].get(name, (dims, dims, dims))
         if len(shape) != len(dims) or not all(
             low <= d <= high for low, d, high in zip(least, shape, most, strict=True)
         ):
             return False
+        self._warm = self._warm and self._shapes.get(name) == shape
         self._shapes[name] = shape
         return True
 
@@ -131,28 +154,64 @@ class IExecutionContext(Checked):
             raise ViolationError(f"the engine has no tensor '{name}'")
         if memory % 256:
             raise ViolationError(f"the address of '{name}' is not aligned to 256 bytes")
+        self._open("set_tensor_address")
         self._addresses[name] = memory
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        memory = self.world.memory
-        if not stream_handle or stream_handle != memory.stream:
+        device = self.world.devices.get(stream_handle)
+        if not stream_handle or device is None:
             raise ViolationError(f"executed on stream {stream_handle}, which is not ours")
-        views: dict[str, dict[str, Any]] = {"INPUT": {}, "OUTPUT": {}}
-        for name, tensor in self._tensors.items():
-            if name not in self._addresses:
-                raise ViolationError(f"the address of '{name}' was not set")
-            shape = tuple(self.get_tensor_shape(name)._shape)
-            view = memory.view(self._addresses[name], shape, ITEM[tensor["dtype"]], name)
-            views[tensor["mode"]][name] = view
-            if tensor["mode"] == "INPUT" and not memory.written(self._addresses[name]):
+        places = {
+            name: (t["mode"], self._address(name), self._shape(name), ITEM[t["dtype"]])
+            for name, t in self._tensors.items()
+        }
+        for name, (mode, address, shape, dtype) in places.items():
+            device.view(address, shape, dtype, name)
+            if mode == "INPUT" and not device.written(address):
                 raise ViolationError(f"input '{name}' was executed on before anything filled it")
-        for name in views["OUTPUT"]:
-            memory.mark(self._addresses[name])
-        if self.world.on_execute is not None:
-            memory.flush()
-            self.world.on_execute(self._plan["name"], views["INPUT"], views["OUTPUT"])
+        if self._managed and self._scratch is None and self._plan["scratch"]:
+            raise ViolationError("executed before it was given its memory")
+        if not device.capturing:
+            self._warm = True
+        elif self._plan["name"] in self.world.uncapturable:
+            fail(self, self._log, "an operation is not permitted while the stream is capturing")
+            return False
+        elif not self._warm:
+            raise ViolationError("captured before it ran once with these shapes")
+        else:
+            self._captured = True
+        for mode, address, _, _ in places.values():
+            if mode == "OUTPUT":
+                device.mark(address)
+        device.enqueue(self._work(device, places))
         return True
+
+    def _address(self, name: str) -> int:
+        if name not in self._addresses:
+            raise ViolationError(f"the address of '{name}' was not set")
+        return self._addresses[name]
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.get_tensor_shape(name)._shape)
+
+    def _work(self, device: Any, places: dict[str, Any]) -> Any:
+        """What the stream does; as recorded in a graph: shapes and addresses of now."""
+        world, plan, scratch, me = self.world, self._plan, self._scratch, weakref.ref(self)
+
+        def run() -> None:
+            if me() is None:
+                raise ViolationError(f"engine '{plan['name']}' ran after its context died")
+            views: dict[str, dict[str, Any]] = {"INPUT": {}, "OUTPUT": {}}
+            for name, (mode, *place) in places.items():
+                views[mode][name] = device.view(*place, name)
+            if scratch is not None:
+                device.view(scratch[0], (scratch[1],), np.dtype("u1"), "scratch")[...] = 0xAB
+            if world.on_execute is not None:
+                world.model = world.models[plan["model"]]
+                world.on_execute(plan["name"], views["INPUT"], views["OUTPUT"])
+
+        return run
 
 
 class Block:
@@ -167,9 +226,10 @@ class Memory:
 
     stream = 7001
     capability = "8.7"
+    capturing = False
 
     def __init__(self, world: World) -> None:
-        world.memory = self
+        world.memory = world.devices[self.stream] = self
         self._blocks: dict[int, np.ndarray[Any, Any]] = {}
         self._filled: set[int] = set()
         self._pinned: list[np.ndarray[Any, Any]] = []
@@ -210,6 +270,11 @@ class Memory:
             raise ViolationError(f"{array.nbytes} bytes were copied out of {block.size}")
         self._begun.append((self._blocks[block.address], array, False))
 
+    def enqueue(self, work: Any) -> None:
+        """Run an engine behind what was begun."""
+        self.flush()
+        work()
+
     def flush(self) -> None:
         """Let happen what was begun."""
         for device, host, inward in self._begun:
@@ -237,3 +302,29 @@ class Memory:
 
     def mark(self, address: int) -> None:
         self._filled.add(address)
+
+
+class DriverMemory:
+    """The memory and the stream of a double of the CUDA driver, for engines on them."""
+
+    def __init__(self, world: World, driver: Any) -> None:
+        self._driver = driver
+        self.enqueue = driver.enqueue
+        world.devices[driver.stream] = self
+
+    @property
+    def capturing(self) -> bool:
+        return bool(self._driver.capturing)
+
+    def view(self, address: int, shape: tuple[int, ...], dtype: Any, name: str) -> Any:
+        try:
+            raw = self._driver.bytes_at(address, math.prod(shape) * dtype.itemsize)
+        except AssertionError as error:
+            raise ViolationError(f"'{name}': {error}") from error
+        return raw.view(dtype).reshape(shape)
+
+    def written(self, address: int) -> bool:
+        return True  # the driver's memory is NaN where nothing has written
+
+    def mark(self, address: int) -> None:
+        """Nothing to remember."""

@@ -178,6 +178,80 @@ def test_execution_needs_shapes_addresses_and_our_stream(
     assert not running.context.set_input_shape("x", (4, 4))  # beyond the profile
 
 
+def test_a_captured_context_ran_before_and_stays_as_it_was(
+    running: Running, violation: type[Exception]
+) -> None:
+    memory = running.memory
+    context = running.ready()
+    memory.capturing = True
+    with pytest.raises(violation, match="before it ran once with these shapes"):
+        context.execute_async_v3(memory.stream)
+    memory.capturing = False
+    assert context.execute_async_v3(memory.stream)
+    for shape in ((1, 4), (2, 4)):  # and back: a change all the same
+        context.set_input_shape("x", shape)
+        memory.capturing = True
+        with pytest.raises(violation, match="before it ran once with these shapes"):
+            context.execute_async_v3(memory.stream)
+        memory.capturing = False
+    assert context.execute_async_v3(memory.stream)
+    memory.capturing = True
+    assert context.execute_async_v3(memory.stream)
+    memory.capturing = False
+    for change in (
+        lambda: context.set_input_shape("x", (2, 4)),
+        lambda: context.set_tensor_address("x", running.y.address),
+        lambda: context.set_device_memory(running.y.address, 48),
+    ):
+        with pytest.raises(violation, match="after the context was captured"):
+            change()
+    assert context.execute_async_v3(memory.stream)  # unchanged
+
+
+def test_what_cannot_be_captured_is_refused(running: Running, tensorrt: Any, log: Any) -> None:
+    context = running.ready()
+    assert context.execute_async_v3(running.memory.stream)
+    tensorrt.uncapturable.add("unnamed")
+    running.memory.capturing = True
+    assert not context.execute_async_v3(running.memory.stream)
+    assert "not permitted while the stream is capturing" in log.errors[-1]
+
+
+def test_a_graph_must_not_outlive_its_context(
+    running: Running, violation: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[Any] = []
+    running.ready().execute_async_v3(running.memory.stream)
+    monkeypatch.setattr(running.memory, "enqueue", recorded.append)
+    running.memory.capturing = True
+    running.context.execute_async_v3(running.memory.stream)
+    recorded[0]()
+    del running.context
+    with pytest.raises(violation, match="after its context died"):
+        recorded[0]()
+
+
+def test_memory_between_layers_is_given_where_it_was_asked_to_be(
+    trt: Any, running: Running, violation: type[Exception]
+) -> None:
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    with pytest.raises(violation, match="manages its memory itself"):
+        running.context.set_device_memory(running.x.address, 48)
+    running.context = running.engine.create_execution_context(strategy)
+    with pytest.raises(violation, match="before it was given its memory"):
+        running.ready().execute_async_v3(running.memory.stream)
+    size = running.engine.device_memory_size_v2
+    scratch = running.memory.allocate(size)
+    for address, much in ((scratch.address, size - 1), (scratch.address + 8, size)):
+        with pytest.raises(violation, match="do not do"):
+            running.context.set_device_memory(address, much)
+    running.context.set_device_memory(scratch.address, size)
+    assert running.context.execute_async_v3(running.memory.stream)
+    del scratch
+    with pytest.raises(violation, match="'scratch' lies in memory that was given back"):
+        running.context.execute_async_v3(running.memory.stream)
+
+
 def test_memory_has_to_be_alive_and_large_enough(
     running: Running, violation: type[Exception]
 ) -> None:

@@ -13,13 +13,17 @@ _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 def shape(node: TorchNode, x: Tensor) -> Tensor:
     """Dimensions from `start` to `end`."""
     lengths = list(x.shape)[node.get("start", 0) : node.get("end")]
-    return torch.tensor(lengths, dtype=torch.int64, device=x.device)
+    return torch.tensor(lengths, dtype=torch.int64, device=_place(node, x))
 
 
 @op("Size")
 def size(node: TorchNode, x: Tensor) -> Tensor:
     """Number of elements."""
-    return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
+    return torch.tensor(x.numel(), dtype=torch.int64, device=_place(node, x))
+
+
+def _place(node: TorchNode, x: Tensor) -> torch.device:
+    return torch.device("cpu") if node.get("on_host") else x.device
 
 
 @op("ConstantOfShape")

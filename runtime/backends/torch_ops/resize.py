@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from unblemish.runtime.backends.interpolation import (
@@ -52,14 +54,29 @@ def _resample(
     for i, (axis, (target, scale)) in enumerate(zip(axes, targets, strict=True)):
         if target == x.shape[axis] and scale == 1.0 and not crops:
             continue
-        matrix, outside = interpolation_matrix(
-            settings, x.shape[axis], target, scale, (regions[i], regions[i + len(axes)])
+        region = regions[i], regions[i + len(axes)]
+        weights, outside = _placed(
+            settings, x.shape[axis], target, scale, region, x.dtype, x.device
         )
-        weights = torch.from_numpy(matrix).to(x)
         x = (x.movedim(axis, -1) @ weights.T).movedim(-1, axis)
-        extrapolated.append((axis, torch.from_numpy(outside).to(x.device)))
+        extrapolated.append((axis, outside))
     for axis, where in extrapolated if crops else []:
         shape = [1] * x.dim()
         shape[axis] = -1
         x = torch.where(where.reshape(shape), settings.extrapolation, x)
     return x
+
+
+@functools.lru_cache(maxsize=32)
+def _placed(
+    settings: ResizeSettings,
+    source: int,
+    target: int,
+    scale: float,
+    region: tuple[float, float],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """The matrix of an axis and what lies outside, kept there: a copy in each pass would wait."""
+    matrix, outside = interpolation_matrix(settings, source, target, scale, region)
+    return torch.from_numpy(matrix).to(device, dtype), torch.from_numpy(outside).to(device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from unblemish.bundle.store import MANIFEST, Bundle
 from unblemish.errors import BundleError
 
 FOLDER = "engines"
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,20 @@ def this_system() -> str:
     return f"{sys.platform}-{platform.machine()}".lower()
 
 
-def engine_file(role: str, digest: str, device: Device, suffix: str = "engine") -> str:
-    """Name inside the bundle: graph, its hash, TensorRT, compute capability, system."""
+def engine_file(role: str, digest: str, device: Device, size: Size | None = None) -> str:
+    """Name inside the bundle: graph, size, hash, TensorRT, compute capability, system."""
+    sides = "" if size is None else f"-{size[0]}x{size[1]}"
+    return f"{FOLDER}/{role}{sides}-{digest[:16]}-{_tag(device)}.engine"
+
+
+def timings_file(device: Device) -> str:
+    """Name inside the bundle of what the builder learned of a device's kernels."""
+    return f"{FOLDER}/timings-{_tag(device)}.cache"
+
+
+def _tag(device: Device) -> str:
     chip = device.capability.replace(".", "")
-    return f"{FOLDER}/{role}-{digest[:16]}-trt{device.tensorrt}-sm{chip}-{device.system}.{suffix}"
+    return f"trt{device.tensorrt}-sm{chip}-{device.system}"
 
 
 def graph_digest(manifest: Manifest, role: GraphRole) -> str:
@@ -86,16 +98,36 @@ def bundle_of(graph: Path) -> tuple[Bundle, GraphRole]:
     raise BundleError(f"{graph} lies in no bundle, and engines belong to bundles.")
 
 
-def find_engine(manifest: Manifest, role: GraphRole, device: Device) -> EngineRecord | None:
-    """The engine of a graph that this device can load, one made for it before others."""
-    digest = graph_digest(manifest, role)
-    fitting = [
-        record
-        for record in manifest.engines
-        if record.role == role and record.graph_sha256 == digest and _loads(record, device)
-    ]
-    fitting.sort(key=lambda r: (r.tensorrt == device.tensorrt, r.capability == device.capability))
-    return fitting[-1] if fitting else None
+def find_engines(
+    manifest: Manifest, roles: Sequence[GraphRole], device: Device
+) -> list[tuple[EngineRecord, ...]]:
+    """For every size that all these graphs have engines for, those that this device can load.
+
+    An engine that was made for the device is taken before others that it can load.
+    """
+    found: dict[GraphRole, dict[Size | None, EngineRecord]] = {role: {} for role in roles}
+    digests = {role: graph_digest(manifest, role) for role in roles}
+    for record in sorted(manifest.engines, key=lambda r: _nearness(r, device)):
+        if digests.get(record.role) == record.graph_sha256 and _loads(record, device):
+            found[record.role][record.size] = record
+    sizes = [size for size in found[roles[0]] if all(size in found[role] for role in roles)]
+    return [tuple(found[role][size] for role in roles) for size in sizes]
+
+
+def why_none(manifest: Manifest, roles: Sequence[GraphRole], device: Device) -> str:
+    """What engines there are of these graphs instead, or '' where they have some for the device."""
+    missing = [role for role in roles if not find_engines(manifest, [role], device)]
+    made = [record for record in manifest.engines if record.role in missing]
+    if not missing:
+        return ""
+    if any(_loads(record, device) for record in made):
+        return "those for it are of graphs that have changed since"
+    names = sorted({str(Device(r.tensorrt, r.capability, r.system)) for r in made})
+    return f"there are some of {' and '.join(names)}" if names else "there are none"
+
+
+def _nearness(record: EngineRecord, device: Device) -> tuple[bool, bool]:
+    return record.tensorrt == device.tensorrt, record.capability == device.capability
 
 
 def _loads(record: EngineRecord, device: Device) -> bool:

@@ -222,7 +222,10 @@ class FileRecord(Record):
 
 
 class EngineRecord(Record):
-    """A TensorRT engine of one graph, locked to what it was built on unless built otherwise."""
+    """A TensorRT engine of one graph, locked to what it was built on unless built otherwise.
+
+    A graph that takes images of any size has an engine for each of a few sizes.
+    """
 
     file: str
     role: GraphRole
@@ -230,6 +233,9 @@ class EngineRecord(Record):
     tensorrt: str = Field(pattern=r"^\d+(\.\d+)+", description="full version of the library")
     capability: str = Field(pattern=r"^\d+\.\d+$", description="compute capability of the chip")
     system: str = Field(description="operating system and processor, such as linux-aarch64")
+    size: tuple[int, int] | None = Field(
+        None, description="(height, width) of its images; None: the graph states one"
+    )
     version_compatible: bool = Field(
         False, description="later versions of the same major number load it too"
     )

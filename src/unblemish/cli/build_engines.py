@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
 def build_engines(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder; the engines are added to it.")],
-    batch: Annotated[int, typer.Option(min=1, help="Most items at once.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Most items at once.")] = 64,
     usual_batch: Annotated[int, typer.Option(min=1, help="What the engines are tuned for.")] = 4,
     size: Annotated[
-        str | None,
-        typer.Option(help="HEIGHT,WIDTH of images, of detectors [the bundle's own]."),
+        list[str] | None,
+        typer.Option(
+            help="HEIGHTxWIDTH of images, of detectors; may be repeated [the bundle's own, and "
+            "those of the crops that F2PAD searches]."
+        ),
     ] = None,
     workspace: Annotated[
         int, typer.Option(min=1, help="MiB of scratch memory for a layer.")
@@ -49,8 +52,9 @@ def build_engines(
     from unblemish.export.engines.options import EngineOptions
 
     settings: dict[str, Any] = {  # checked by EngineOptions
-        "batch": batch, "usual_batch": min(usual_batch, batch), "size": _size(size),
-        "workspace": workspace << 20, "level": level, "tf32": tf32,
+        "batch": batch, "usual_batch": min(usual_batch, batch),
+        "sizes": tuple(map(_size, size or ())), "workspace": workspace << 20, "level": level,
+        "tf32": tf32,
         "version_compatible": version_compatible, "hardware": hardware, "refit": refit,
         "again": again,
     }  # fmt: skip
@@ -85,13 +89,11 @@ def _need_onnx() -> None:
         raise MissingDependencyError("onnx", "tensorrt", "building engines") from error
 
 
-def _size(text: str | None) -> tuple[int, ...] | None:
-    """Height and width between a comma. Raises: ConfigError where they are no such numbers."""
+def _size(text: str) -> tuple[int, int]:
+    """Height and width around an x. Raises: ConfigError where they are no such numbers."""
     from unblemish.errors import ConfigError
 
-    if text is None:
-        return None
-    parts = text.split(",")
+    parts = text.replace(",", "x").split("x")
     if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        raise ConfigError(f"--size takes HEIGHT,WIDTH, such as 224,224; found '{text}'.")
-    return tuple(int(part) for part in parts)
+        raise ConfigError(f"--size takes HEIGHTxWIDTH, such as 224x224; found '{text}'.")
+    return int(parts[0]), int(parts[1])

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
+
+from unblemish.cli.choices import JsonLines, Out
 
 _GOOD = "good"
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("unblemish-demo"),
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="One JSON object per image on stdout, not the table.")
-    ] = False,
+    out: Out = Path("unblemish-demo"),
+    json_lines: JsonLines = False,
 ) -> None:
     """Inspect eight sample parts with a small shipped bundle.
 

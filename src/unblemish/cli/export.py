@@ -93,6 +93,10 @@ def export(
         Path | None,
         typer.Option(help="Normal images: what the precision is measured on, int8 ranges."),
     ] = None,
+    quantiser: Annotated[
+        str,
+        typer.Option(help="Of int8: onnxruntime, or modelopt (NVIDIA's, if it is installed)."),
+    ] = "onnxruntime",
     target: Annotated[
         str | None,
         typer.Option(
@@ -108,14 +112,14 @@ def export(
     With --precision fp16, bf16 or int8 the bundle is also held against float32 on normal images
     with synthetic defects; SOURCE may then be a bundle of any method that exists already.
     """
-    from unblemish.cli.export_precision import convert_bundle, in_precision, require_normals
+    from unblemish.cli.export_precision import Precision, convert_bundle, in_precision
     from unblemish.export.build import plan, write_plan
     from unblemish.export.options import ExportOptions, parse_range
 
-    require_normals(precision, normals)
-    biases = target != "tensorrt"  # which quantises none
+    # TensorRT quantises no biases.
+    asked = Precision(precision, normals, biases=target != "tensorrt", quantiser=quantiser)
     if source.is_dir():
-        _build(convert_bundle(source, out, precision, normals, biases=biases), target)
+        _build(convert_bundle(source, out, asked), target)
         return
 
     options = ExportOptions(
@@ -134,7 +138,7 @@ def export(
         typer.echo("dry run: nothing was written")
         return
     write = partial(write_plan, made, source, options=options)
-    bundle = in_precision(write, out, precision, normals, biases=biases)
+    bundle = in_precision(write, out, asked)
     _print_parity(bundle)
     _build(bundle, target)
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unblemish.cli.choices import Schedule
+from unblemish.cli.choices import (
+    Backend,
+    Deadline,
+    Files,
+    JsonLines,
+    MaxSteps,
+    Out,
+    Schedule,
+    Threads,
+    White,
+)
 
 if TYPE_CHECKING:
     from unblemish.batch.inpainting import InpaintOptions
@@ -19,10 +29,8 @@ CLEAN, ERROR = 0, 2
 
 def inpaint(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What to fill with.")],
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILES|DIR|VIDEO...", help="Any number of each.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    files: Files,
+    out: Out,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -31,28 +39,15 @@ def inpaint(
         ),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="One mask for all images.")] = None,
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="One JSON object per image on stdout, not the table.")
-    ] = False,
-    deadline_ms: Annotated[
-        float | None, typer.Option(help="Time for one image; the best found by then counts.")
-    ] = None,
+    json_lines: JsonLines = False,
+    deadline_ms: Deadline = None,
     schedule: Annotated[
         Schedule, typer.Option(help="fast, or paper: as published.")
     ] = Schedule.FAST,
-    max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Most steps per image [the bundle's].")
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="onnxruntime, openvino or torch [onnxruntime].")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the engine [its own choice].")
-    ] = None,
-    white: Annotated[
-        float | None,
-        typer.Option(help="Intensity of white in the images, e.g. 4095 [the bundle's]."),
-    ] = None,
+    max_steps: MaxSteps = None,
+    backend: Backend = None,
+    threads: Threads = None,
+    white: White = None,
 ) -> None:
     """Fill masked pixels as a normal part would look; without masks, what is found to be foreign.
 

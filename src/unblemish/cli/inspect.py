@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unblemish.cli.choices import BACKEND, Refine, Schedule
+from unblemish.cli.choices import (
+    Backend,
+    Deadline,
+    Files,
+    JsonLines,
+    MaxSteps,
+    Out,
+    Refine,
+    Schedule,
+    Threads,
+    White,
+)
 
 if TYPE_CHECKING:
     from unblemish.batch.records import Record
@@ -19,16 +30,10 @@ CLEAN, DEFECTS, ERROR = 0, 1, 2
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What to inspect with.")],
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILES|DIR|VIDEO...", help="Any number of each.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="One JSON object per image on stdout, not the table.")
-    ] = False,
-    deadline_ms: Annotated[
-        float | None, typer.Option(help="Time for one image; the best found by then counts.")
-    ] = None,
+    files: Files,
+    out: Out,
+    json_lines: JsonLines = False,
+    deadline_ms: Deadline = None,
     refine: Annotated[
         Refine | None,
         typer.Option(
@@ -41,17 +46,10 @@ def inspect(
     schedule: Annotated[
         Schedule, typer.Option(help="fast, or paper: as published, 2,000 steps.")
     ] = Schedule.FAST,
-    max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Most steps per image [the bundle's].")
-    ] = None,
-    backend: Annotated[str | None, typer.Option(help=f"{BACKEND} [auto].")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the engine [its own choice].")
-    ] = None,
-    white: Annotated[
-        float | None,
-        typer.Option(help="Intensity of white in the images, e.g. 4095 [the bundle's]."),
-    ] = None,
+    max_steps: MaxSteps = None,
+    backend: Backend = None,
+    threads: Threads = None,
+    white: White = None,
     truth: Annotated[
         Path | None,
         typer.Option(help="Truth masks <defect>/<name>_mask.png; writes metrics.json."),

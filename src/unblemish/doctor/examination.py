@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from unblemish import __version__
@@ -160,11 +160,14 @@ def _provider(name: str) -> Finding:
 def _chain(bundle: Bundle | None) -> tuple[Finding, ...]:
     """The chain of `--backend auto`: the first that works is what runs."""
     from unblemish.runtime.backends import CHAIN
-    from unblemish.runtime.backends.choose import obstacle_of
+    from unblemish.runtime.backends.choose import engines_there, obstacle_of
 
     obstacles = {name: obstacle_of(name, bundle) for name in CHAIN}
     chosen = next((name for name, obstacle in obstacles.items() if obstacle is None), None)
-    return tuple(_link(name, obstacle, chosen) for name, obstacle in obstacles.items())
+    links = [_link(name, obstacle, chosen) for name, obstacle in obstacles.items()]
+    if bundle is not None and obstacles["tensorrt"] is None:
+        links[0] = replace(links[0], detail=f"{engines_there(bundle)}, {links[0].detail}")
+    return tuple(links)
 
 
 def _link(name: str, obstacle: Obstacle | None, chosen: str | None) -> Finding:

@@ -8,26 +8,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from tensorrt_results import compute
 
 from unblemish.bundle import Bundle, write_bundle
 from unblemish.errors import ModelError, UnsupportedOperatorError
 from unblemish.export.engines.options import EngineOptions
+from unblemish.runtime.backends.onnxruntime import OrtBackend
 
-
-def compute(world: Any) -> Any:
-    """Lets the double's engines give what ONNX Runtime makes of the graphs they were built of."""
-
-    def run(name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        session = onnxruntime.InferenceSession(
-            world.models[name], providers=["CPUExecutionProvider"]
-        )
-        values = session.run(list(outputs), {n: np.array(a) for n, a in inputs.items()})
-        for view, value in zip(outputs.values(), values, strict=True):
-            view[...] = value
-
-    return run
+NEWEST = pytest.mark.parametrize("tensorrt", ["11.4.0.5"], indirect=True)
 
 
 @pytest.fixture
@@ -127,7 +116,7 @@ def test_command_says_what_is_missing(vae_bundle: Path, capsys: pytest.CaptureFi
     assert main(["build-engines", str(vae_bundle)]) == 2
     assert "unblemish[tensorrt]" in capsys.readouterr().err
     assert main(["build-engines", str(vae_bundle), "--size", "big"]) == 2
-    assert "HEIGHT,WIDTH" in capsys.readouterr().err
+    assert "HEIGHTxWIDTH" in capsys.readouterr().err
     assert main(["build-engines", str(vae_bundle), "--hardware", "all"]) == 2
     assert "ampere+" in capsys.readouterr().err
 
@@ -167,29 +156,109 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     })  # fmt: skip
 
 
-def test_features_of_any_size_become_engines_of_the_models_size(
-    tensorrt: Any, detector: Bundle, tmp_path: Path, rng: np.random.Generator
-) -> None:
+@pytest.fixture
+def sized(tensorrt: Any, detector: Bundle, tmp_path: Path) -> tuple[Any, Bundle]:
+    """Engines of the detector for images of two sizes, and the double that made them."""
     from unblemish.export.engines.bundle_engines import build_engines
-    from unblemish.runtime.backends.tensorrt import TensorRtBackend
 
     path = shutil.copytree(detector.path, tmp_path / "part.bundle")
     tensorrt.on_execute = compute(tensorrt)
+    options = EngineOptions(sizes=((64, 32), (32, 32)), batch=3, usual_batch=2)
     memory = tensorrt.memory_of(tensorrt)
-    made = build_engines(Bundle.open(path), memory=memory, say=lambda _: None)
-    assert all(record.parity < 1e-4 for record in made.manifest.engines)
-    assert tensorrt.called("IOptimizationProfile", "set_shape") == []
-    pair = TensorRtBackend(memory).pair(
-        str(made.graph("features_forward")), str(made.graph("features_backward"))
-    )
-    image = rng.standard_normal((1, 1, 64, 32)).astype(np.float32)
-    tensorrt.calls.clear()
-    features = pair.forward({"image": image})["features"]
-    assert pair.backward({"features": np.ones_like(features)})["image"].shape == image.shape
-    assert len(tensorrt.called("IExecutionContext", "execute_async_v3")) == 2
-    with pytest.warns(RuntimeWarning, match=r"outside of \(1, 1, 64, 32\) to \(1, 1, 64, 32\)"):
-        other = pair.forward({"image": np.repeat(image, 2, axis=0)})["features"]
-    np.testing.assert_allclose(other[1], features[0], rtol=1e-3, atol=1e-3)
+    return tensorrt, build_engines(Bundle.open(path), options, memory=memory, say=lambda _: None)
+
+
+def test_features_have_engines_of_several_sizes_with_an_open_batch(sized: Any) -> None:
+    world, made = sized
+    assert {(r.role, r.size) for r in made.manifest.engines} == {
+        (role, size) for role in made.manifest.graphs for size in ((64, 32), (32, 32))
+    }
+    for record in made.manifest.engines:
+        assert record.parity < 1e-4
+        assert f"{record.role}-{record.size[0]}x{record.size[1]}-" in record.file
+    shapes = [
+        tuple(tuple(one[i] for i in range(4)) for one in shapes)
+        for name, *shapes in world.called("IOptimizationProfile", "set_shape")
+        if name == "image"
+    ]
+    # As many crops as a search compares at once always fit.
+    for height, width in ((64, 32), (32, 32)):
+        most = 2 * 224 * 224 // (height * width)
+        assert tuple((n, 1, height, width) for n in (1, 2, most)) in shapes
+
+
+@NEWEST
+def test_the_engine_is_chosen_by_the_size_of_the_images(
+    sized: Any, rng: np.random.Generator
+) -> None:
+    from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
+    world, made = sized
+    paths = [str(made.graph(role)) for role in ("features_forward", "features_backward")]
+    exact = OrtBackend(1).pair(*paths)
+    pair = TensorRtBackend(world.memory).pair(*paths)
+    assert pair.image_sizes == ((64, 32), (32, 32))
+    for shape in ((1, 1, 64, 32), (5, 1, 32, 32), (3, 1, 64, 32), (2, 1, 32, 32)):
+        image = rng.standard_normal(shape).astype(np.float32)
+        world.calls.clear()
+        features = pair.forward({"image": image})["features"].copy()
+        gradient = pair.backward({"features": np.ones_like(features)})["image"]
+        assert len(world.called("IExecutionContext", "execute_async_v3")) == 2
+        want = exact.forward({"image": image})["features"]
+        np.testing.assert_allclose(features, want, rtol=1e-3, atol=1e-3)
+        want = exact.backward({"features": np.ones_like(features)})["image"]
+        np.testing.assert_allclose(gradient, want, rtol=1e-2, atol=1e-3 * np.abs(want).max())
+    world.calls.clear()
+    with pytest.warns(RuntimeWarning, match=r"there are engines for images of 64x32, 32x32"):
+        other = pair.forward({"image": np.zeros((1, 1, 96, 32), np.float32)})["features"]
+    assert pair.backward({"features": np.ones_like(other)})["image"].shape == (1, 1, 96, 32)
+    assert world.called("IExecutionContext", "execute_async_v3") == []
+
+
+@NEWEST
+def test_only_sizes_that_are_missing_are_built(sized: Any) -> None:
+    from unblemish.export.engines.bundle_engines import build_engines
+
+    world, made = sized
+    world.calls.clear()
+    lines: list[str] = []
+    options = EngineOptions(sizes=((32, 32), (32, 64)))
+    more = build_engines(made, options, memory=world.memory, say=lines.append)
+    assert len(world.called("Builder", "build_serialized_network")) == 3
+    assert "features for 32x32: there already" in lines
+    assert {r.size for r in more.manifest.engines} == {(64, 32), (32, 32), (32, 64)}
+
+
+@NEWEST
+def test_engines_of_before_they_had_sizes_load_and_are_replaced(
+    sized: Any, rng: np.random.Generator
+) -> None:
+    """As written before: one size, none stated, in the name neither."""
+    from unblemish.bundle import update_bundle
+    from unblemish.bundle.engines import Device, engine_file
+    from unblemish.export.engines.bundle_engines import build_engines
+    from unblemish.runtime.backends.tensorrt import TensorRtBackend
+
+    world, made = sized
+    device, old, files = None, [], {}
+    for record in made.manifest.engines:
+        if record.size == (64, 32):
+            device = Device(record.tensorrt, record.capability, record.system)
+            name = engine_file(record.role, record.graph_sha256, device)
+            files[name] = (made.path / record.file).read_bytes()
+            fields = record.model_dump(exclude={"size"})
+            old.append({**fields, "file": name})
+    gone = {record.file for record in made.manifest.engines}
+    made = update_bundle(made, files=files, drop=gone, engines=old)
+    program = TensorRtBackend(world.memory).program(str(made.graph("features")))
+    image = rng.standard_normal((2, 1, 64, 32)).astype(np.float32)
+    world.calls.clear()
+    program.run({"image": image})
+    assert len(world.called("IExecutionContext", "execute_async_v3")) == 1
+    options = EngineOptions(sizes=((64, 32),))
+    again = build_engines(made, options, memory=world.memory, say=lambda _: None)
+    assert [r.size for r in again.manifest.engines] == [(64, 32)] * 3
+    assert not files.keys() & again.manifest.files.keys()
 
 
 def test_check_of_a_bundle_names_the_node(detector: Bundle, tmp_path: Path) -> None:
@@ -209,7 +278,7 @@ def test_graph_that_is_refused_with_an_open_batch_is_made_for_one(
     detector: Bundle, tmp_path: Path
 ) -> None:
     from unblemish.bundle.manifest import Graph, Tensor
-    from unblemish.export.engines.prepare import prepare
+    from unblemish.export.engines.prepare import Family
 
     model = onnx.parser.parse_model(
         '<ir_version: 9, opset_import: ["": 20]>\n'
@@ -224,18 +293,19 @@ def test_graph_that_is_refused_with_an_open_batch_is_made_for_one(
     graph = Graph(file="graphs/g.onnx", inputs=(z,), outputs=(y,), flops=1)
     fields = {**detector.manifest.model_dump(), "graphs": {"encoder": graph.model_dump()}}
     bundle = write_bundle(tmp_path / "part.bundle", {"graphs/g.onnx": content}, fields)
-    (made,) = prepare(bundle, ("encoder",), EngineOptions(), (11, 4))
+    (made,) = Family(bundle, ("encoder",), EngineOptions()).prepare((11, 4))
     assert made.ranges == {}
     assert [d.dim_value for d in made.model.graph.input[0].type.tensor_type.shape.dim] == [1, 4]
     assert {n.op_type for n in made.model.graph.node} <= {"ReduceSum", "Add"}
 
 
 def test_shapes_that_inference_does_not_know_are_seen_by_running(vae_bundle: Path) -> None:
-    from unblemish.export.engines.prepare import prepare
+    from unblemish.export.engines.prepare import Family
 
     bundle = Bundle.open(vae_bundle)
     roles = ("generator_forward", "generator_backward")
-    _, known = prepare(bundle, roles, EngineOptions(batch=5, usual_batch=2), (11, 4))
+    options = EngineOptions(batch=5, usual_batch=2)
+    _, known = Family(bundle, roles, options).prepare((11, 4))
     graphs = {role: record.model_copy() for role, record in bundle.manifest.graphs.items()}
     outputs = [
         t.model_copy(update={"shape": (f"unk__{k}", *t.shape[1:])})
@@ -245,6 +315,6 @@ def test_shapes_that_inference_does_not_know_are_seen_by_running(vae_bundle: Pat
         update={"outputs": tuple(outputs)}
     )
     vague = Bundle(bundle.path, bundle.manifest.model_copy(update={"graphs": graphs}))
-    _, seen = prepare(vague, roles, EngineOptions(batch=5, usual_batch=2), (11, 4))
+    _, seen = Family(vague, roles, options).prepare((11, 4))
     assert seen.ranges == known.ranges
     assert {tuple(s[0] for s in shapes) for shapes in known.ranges.values()} == {(1, 2, 5)}

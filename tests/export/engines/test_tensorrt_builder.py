@@ -116,7 +116,7 @@ def test_failed_build_says_what_tensorrt_said(tensorrt: Any) -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"batch": 0}, {"batch": 2}, {"level": 6}, {"workspace": 1}, {"hardware": "all"},
-     {"size": (0, 5)}],
+     {"sizes": ((8, 8), (0, 5))}],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

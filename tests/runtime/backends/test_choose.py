@@ -11,6 +11,8 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
+from unblemish.bundle.engines import Device, graph_digest, this_system
+from unblemish.bundle.manifest import EngineRecord, FileRecord, Graph
 from unblemish.errors import BackendError, ConfigError
 from unblemish.runtime.backends import CHAIN, choose, open_backend
 from unblemish.runtime.backends.choose import choice_line, obstacle_of
@@ -21,9 +23,24 @@ from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
-def bundle(precision: str = "fp32", files: tuple[str, ...] = ()) -> Any:
-    manifest = SimpleNamespace(precision=precision, files=dict.fromkeys(files))
+def bundle(precision: str = "fp32", engines: tuple[EngineRecord, ...] = ()) -> Any:
+    """A bundle of one graph."""
+    graph = Graph(file="graphs/encoder.onnx", inputs=(), outputs=(), flops=1)
+    files = {graph.file: FileRecord(bytes=1, sha256="1" * 64)}
+    manifest = SimpleNamespace(
+        precision=precision, files=files, graphs={"encoder": graph}, engines=engines
+    )
     return SimpleNamespace(path=Path("part.bundle"), manifest=manifest)
+
+
+def engine(**changes: Any) -> EngineRecord:
+    """An engine of that graph for `HERE`."""
+    fields = {
+        "file": "engines/0.engine", "role": "encoder", "tensorrt": HERE.tensorrt,
+        "capability": HERE.capability, "system": HERE.system,
+        "graph_sha256": graph_digest(bundle().manifest, "encoder"),
+    }  # fmt: skip
+    return EngineRecord.model_validate({**fields, **changes})
 
 
 @pytest.fixture
@@ -47,11 +64,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(ort, "get_available_providers", lambda: list(providers))
         monkeypatch.setattr(choose, "find_gpu", lambda: gpu)
         monkeypatch.setattr(choose, "_probe_obstacle", probe)
+        monkeypatch.setattr(choose, "_this_device", lambda: HERE)
         monkeypatch.setattr(choose.importlib.util, "find_spec", found)
 
     return set_up
 
 
+HERE = Device("10.16.1.11", "8.9", "linux-x86_64")
 GPU = Gpu("L4", (8, 9), (12, 8))
 TRT = ("tensorrt", "pycuda", "unblemish.runtime.backends.tensorrt")
 
@@ -112,7 +131,71 @@ def test_bundle_without_engines_is_no_tensorrt_bundle(machine: Any) -> None:
     assert obstacle is not None
     assert "holds no TensorRT engines" in obstacle.reason
     assert "build-engines part.bundle" in obstacle.advice
-    assert obstacle_of("tensorrt", bundle(files=("engines/0.plan",))) is None
+    assert obstacle_of("tensorrt", bundle(engines=(engine(),))) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"capability": "8.7"}, "there are some of TensorRT 10.16.1.11, compute capability 8.7"),
+        ({"tensorrt": "10.3.0.30"}, "there are some of TensorRT 10.3.0.30, compute"),
+        ({"system": "linux-aarch64"}, "8.9, linux-aarch64"),
+        ({"graph_sha256": "0" * 64}, "those for it are of graphs that have changed since"),
+    ],
+)
+def test_engines_for_another_device_or_graph_are_named(
+    machine: Any, changes: dict[str, Any], said: str
+) -> None:
+    machine(packages=TRT, gpu=GPU)
+    obstacle = obstacle_of("tensorrt", bundle(engines=(engine(**changes),)))
+    assert obstacle is not None
+    assert f"no engines for {HERE}; " in obstacle.reason
+    assert said in obstacle.reason
+    assert "build-engines part.bundle" in obstacle.advice
+
+
+def test_engines_that_others_load_too_are_for_this_device(machine: Any) -> None:
+    machine(packages=TRT, gpu=GPU)
+    for changes in (
+        {"capability": "8.0", "hardware": "ampere+"},
+        {"tensorrt": "10.3.0.30", "version_compatible": True},
+    ):
+        assert obstacle_of("tensorrt", bundle(engines=(engine(**changes),))) is None
+
+
+def test_tensorrt_that_does_not_load_is_broken(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise ImportError("libnvinfer.so.10: cannot open shared object file")
+
+    machine(packages=TRT, gpu=GPU)
+    monkeypatch.setattr(choose, "_this_device", refuse)
+    obstacle = obstacle_of("tensorrt", bundle(engines=(engine(),)))
+    assert obstacle is not None
+    assert obstacle.reason.startswith("libnvinfer.so.10")
+    assert not obstacle.absent
+
+
+def test_device_is_that_of_the_driver_and_the_library(
+    tensorrt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "find_gpu", lambda: GPU)
+    assert choose._this_device() == Device(tensorrt.version, "8.9", this_system())
+
+
+def test_doctor_says_what_engines_there_are(machine: Any) -> None:
+    from unblemish.doctor.examination import _chain
+
+    machine(packages=TRT, gpu=GPU)
+    finding = _chain(bundle(engines=(engine(capability="8.7"),)))[0]
+    assert finding.part == "tensorrt"
+    assert finding.state == "absent"
+    assert "compute capability 8.7" in finding.detail
+    assert finding.advice == "unblemish build-engines part.bundle"
+    finding = _chain(bundle(engines=(engine(),)))[0]
+    assert finding.state == "works"
+    assert finding.detail == "engines of 1 of 1 graphs, runs with --backend auto"
 
 
 def test_tensorrt_hands_what_it_cannot_run_to_the_rest_of_the_chain(
@@ -124,7 +207,7 @@ def test_tensorrt_hands_what_it_cannot_run_to_the_rest_of_the_chain(
     machine(ALL, packages=TRT, gpu=GPU, broken=("ort-tensorrt",))
     engines = SimpleNamespace(TensorRtBackend=open_engines)
     monkeypatch.setitem(sys.modules, "unblemish.runtime.backends.tensorrt", engines)
-    backend: Any = open_backend(bundle=bundle("fp16", ("engines/0.plan",)))
+    backend: Any = open_backend(bundle=bundle("fp16", (engine(),)))
     assert backend.name == "tensorrt"
     assert backend.fallback().name == "ort-cuda"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from tensorrt_results import compute
 
 from unblemish.bundle import Bundle, update_bundle, write_bundle
 from unblemish.errors import BackendError, BundleError, ShapeError
@@ -83,15 +83,7 @@ def build(world: Any, bundle: Bundle, **changes: Any) -> Bundle:
     from unblemish.export.engines.bundle_engines import build_engines
     from unblemish.export.engines.options import EngineOptions
 
-    def run(name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        session = onnxruntime.InferenceSession(
-            world.models[name], providers=["CPUExecutionProvider"]
-        )
-        values = session.run(list(outputs), {n: np.array(a) for n, a in inputs.items()})
-        for view, value in zip(outputs.values(), values, strict=True):
-            view[...] = value
-
-    world.on_execute = run
+    world.on_execute = compute(world)
     options = EngineOptions(batch=4, usual_batch=2, **changes)
     return build_engines(bundle, options, memory=world.memory_of(world), say=lambda _: None)
 

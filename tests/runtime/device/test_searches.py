@@ -265,6 +265,33 @@ def test_inversion_descends_as_on_the_host(
     assert np.mean(apart < 5e-3) > 0.99
 
 
+class _Cliff(_Generator):
+    """Its gradient is not finite where the image of the third item is."""
+
+    def backward(self, image: Any, cotangent: Any) -> Any:
+        found = super().backward(image, cotangent)
+        if len(found) == 5:
+            found[2, 1] = np.nan
+        return found
+
+
+def test_an_item_whose_gradient_is_not_finite_ends_alone(kernels: Any, numpy_pass: Any) -> None:
+    rng = np.random.default_rng(2)
+    images = rng.uniform(-0.9, 0.9, SHAPE).astype(np.float32)
+    z = rng.normal(size=(5, 6)).astype(np.float32)
+    lam, limits = np.full(5, 0.2, np.float32), Limits(4)
+    generator, mask = _Cliff(images, lam, True), np.zeros((5, 1, 7, 9), np.float32)
+    solver = Adam(NumpyKernels(), (0.1, 0.1))
+    expected = run_on_host(generator, solver, (z, mask), limits)
+    step = _inversion(kernels, numpy_pass, generator, Ends.of(limits))
+    step.start(images, z, lam)
+    found = step.outcome(run(kernels.device, Replay(kernels.device, step), Schedule(2)))
+    assert found.status == expected.status
+    assert [s is Status.NON_FINITE for s in found.status] == [False, False, True, False, False]
+    np.testing.assert_array_equal(found.steps, expected.steps)
+    assert found.value[2] == expected.value[2] == np.inf
+
+
 class _Clock:
     """Moves on by a number of seconds whenever the stream has run a pass."""
 

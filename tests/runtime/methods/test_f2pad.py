@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unblemish.bundle.searches import F2padSettings
 from unblemish.errors import BundleError, ConfigError
 from unblemish.kernels.fallback import NumpyKernels
+from unblemish.runtime.detectors.protocol import FeaturePrograms
 from unblemish.runtime.inpainting import ClassicalInpainter
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.f2pad import F2pad
@@ -83,6 +84,41 @@ def test_outlines_are_closer_than_the_detectors_own(
     assert np.abs(found.restored[found.mask & truth] - 0.5).max() < 0.2
     assert found.residual[truth].mean() > 10 * found.residual[~truth].mean()
     assert not found.residual[~found.free].any()
+
+
+class OfSizes:
+    """Programs that take images of few sizes alone, as engines that were built for each do."""
+
+    def __init__(self, inner: Any, sizes: tuple[tuple[int, int], ...]) -> None:
+        self.inner, self.image_sizes = inner, sizes
+        self.seen: set[tuple[int, int]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def run(self, feeds: Any) -> Any:
+        self.seen.add(feeds["image"].shape[2:])
+        return self.inner.run(feeds)
+
+    def forward(self, feeds: Any) -> Any:
+        self.seen.add(feeds["image"].shape[2:])
+        return self.inner.forward(feeds)
+
+
+@pytest.mark.parametrize("schedule", ["fast", "descent"])
+def test_crops_have_the_sizes_that_engines_were_built_for(make_tiny: Make, schedule: str) -> None:
+    sizes = ((64, 48), (48, 48))
+    tiny = make_tiny()
+    frame, truth = planted(where=(0, 10, 0, 8))
+    inputs = tiny.inputs(frame)
+    plan = replace(plan_for(schedule, tiny.bundle.manifest.f2pad), margin=0)
+    free = refiner(tiny, schedule, plan=plan).refine(*inputs)
+    programs = tiny.detector.programs
+    plain, pair = (OfSizes(one, sizes) for one in (programs.plain, programs.pair))
+    detector = replace(tiny.detector, programs=FeaturePrograms(plain, pair))
+    found = refiner(replace(tiny, detector=detector), schedule, plan=plan).refine(*inputs)
+    assert plain.seen | pair.seen == set(sizes)
+    assert min(dice(found.mask, free.mask), dice(found.mask, truth)) > OUTLINED
 
 
 @pytest.mark.parametrize(

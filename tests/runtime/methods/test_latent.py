@@ -14,6 +14,7 @@ from unblemish.kernels import default_kernels
 from unblemish.runtime.autoencoders import latent_method, load_code_engines
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.inspection import Status
+from unblemish.runtime.methods.inversion import Inversion, Targets
 from unblemish.runtime.methods.latent import LatentMethod
 
 MakeBundle = Callable[..., Bundle]
@@ -30,6 +31,12 @@ def method(make_energy_bundle: MakeBundle) -> Callable[..., LatentMethod]:
         return latent_method(bundle, engines, default_kernels(), schedule)
 
     return make
+
+
+def problem(method: LatentMethod, images: Float) -> Inversion:
+    """The objective that is searched."""
+    targets = Targets(images, np.arange(len(images)))
+    return method.method(images).inversion(targets, np.zeros((1, len(images)), np.float32))
 
 
 def damaged(rng: np.random.Generator, basis: NDArray[Any], count: int, channels: int) -> Float:
@@ -66,7 +73,7 @@ def test_objective_is_equation_six_over_the_elements_by_torch(
     (slope,) = torch.autograd.grad(energy.sum(), leaf)
 
     items = np.arange(2)
-    found = method(lam, channels=channels).problem(x).evaluate((z,), items, 0 * items)
+    found = problem(method(lam, channels=channels), x).evaluate((z,), items, 0 * items)
     np.testing.assert_allclose(x[0].size * found.value, energy.detach().numpy(), rtol=1e-5)
     np.testing.assert_allclose(x[0].size * found.gradient[0], slope.numpy(), rtol=1e-3, atol=1e-4)
 
@@ -74,11 +81,11 @@ def test_objective_is_equation_six_over_the_elements_by_torch(
 def test_gradient_matches_central_differences(method: Any, rng: np.random.Generator) -> None:
     x = (rng.random((1, 1, 16, 16)) + 5).astype(np.float32)  # above every image: no kinks
     z, direction = rng.standard_normal((2, 1, 9)).astype(np.float32)
-    problem, item, h = method(3.0).problem(x), np.zeros(1, np.intp), np.float32(1e-2)
+    objective, item, h = problem(method(3.0), x), np.zeros(1, np.intp), np.float32(1e-2)
     above, below = (
-        problem.evaluate((z + s * h * direction,), item, item).value.copy() for s in (1, -1)
+        objective.evaluate((z + s * h * direction,), item, item).value.copy() for s in (1, -1)
     )
-    gradient = problem.evaluate((z,), item, item).gradient[0]
+    gradient = objective.evaluate((z,), item, item).gradient[0]
     assert (gradient * direction).sum() == pytest.approx((above - below)[0] / (2 * h), rel=5e-3)
 
 
