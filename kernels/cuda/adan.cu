@@ -69,13 +69,13 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
 }
 
 // As unblemish_adan, with the step's constants steps[at[0]]: one captured launch serves every step.
-extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 2)
     unblemish_adan_scheduled(float* __restrict__ n, const float* __restrict__ x, const float* __restrict__ g,
                              float* __restrict__ first, float* __restrict__ slope, float* __restrict__ second,
                              float* __restrict__ previous, const unsigned char* __restrict__ free,
                              const float* __restrict__ rate, const unblemish::AdanStep* __restrict__ steps,
                              const int* __restrict__ at, int batch, int channels, size_t plane) {
-  __shared__ unblemish::AdanStep step;  // as many registers would be spilled
+  __shared__ unblemish::AdanStep step;
   if (threadIdx.x == 0) step = steps[at[0]];
   __syncthreads();
   unblemish::cuda::adan_planes({n, x, g, first, slope, second, previous, free, 0.0f}, rate, step, batch, channels,
