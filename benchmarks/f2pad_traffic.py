@@ -1,6 +1,6 @@
 """What F2PAD puts on the GPU for a frame, and what crosses the bus.
 
-    python benchmarks/f2pad_traffic.py BUNDLE FRAME ... [--double] [--schedule paper]
+    python benchmarks/f2pad_traffic.py BUNDLE IMAGES ... [--most 8] [--double] [--schedule paper]
 
 Counts of the second inspection of every frame, when all is in place: passes of the extractor by
 batch and size, launches, graphs replayed, waits, bytes up and down. With --double the kernels run
@@ -23,7 +23,7 @@ from typing import Any
 
 import cv2
 
-from unblemish.images import read_image
+from unblemish.images import list_images, read_image
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.driver import Driver, Graph
 from unblemish.runtime.backends import open_backend
@@ -90,7 +90,8 @@ def main() -> None:
     """Print the counts of every frame."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("frames", type=Path, nargs="+")
+    parser.add_argument("images", type=Path, nargs="+", help="files, or folders of them")
+    parser.add_argument("--most", type=int, default=8)
     parser.add_argument("--double", action="store_true")
     parser.add_argument("--schedule", default="fast")
     options = parser.parse_args()
@@ -101,7 +102,7 @@ def main() -> None:
     device = Inspector.open(options.bundle, backend=backend, kernels=kernels, **settings)
     host = Inspector.open(options.bundle, backend="onnxruntime", threads=1, **settings)
     cv2.setNumThreads(1)
-    for path in options.frames:
+    for path in list_images(options.images)[: options.most]:
         frame = read_image(path)
         print(f"{path.name} {frame.shape}: {counts(device, counted, frame)}")
         print(f"    host {1e3 * apart(host, frame):.1f} ms")

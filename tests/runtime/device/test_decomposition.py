@@ -98,6 +98,16 @@ def test_a_captured_step_serves_the_next_frames_of_a_size(
     assert len(held(device)) == 2
 
 
+def test_engines_that_cannot_be_captured_are_put_on_the_stream_again(
+    make_detector: Make, kernels: Any
+) -> None:
+    host, device = opened(make_detector("cflow"), kernels, EmulatedBackend(capturable=False))
+    frame = spoilt(normal_frames(1, seed=9)[0])
+    same(device.search(frame), host.search(frame))
+    (one,) = held(device)
+    assert not one.replay.captured
+
+
 def test_items_end_where_they_change_little_as_on_the_host(
     make_detector: Make, kernels: Any
 ) -> None:

@@ -295,6 +295,27 @@ def test_many_frames_are_shown_to_the_detector_together(
     assert len(set(verdicts)) == 2
 
 
+def test_other_settings_of_the_same_files_are_adopted(make_detector: Make, kernels: Any) -> None:
+    bundle = make_detector("cflow")
+    host, device = opened(bundle, kernels)
+    frame = spoilt(normal_frames(1, seed=9)[0])
+    before = device.search(frame)
+    record = bundle.manifest.detector
+    assert record is not None
+    changed = {
+        "detector": record.model_copy(update={"smoothing_sigma": 1.0, "cell_level": 3.0}),
+        "f2pad": bundle.manifest.f2pad.model_copy(update={"beta": 5.0}),
+    }
+    other = Bundle(bundle.path, bundle.manifest.model_copy(update=changed))
+    for inspector in (host, device):
+        inspector.adopt(other)
+    found, expected = device.search(frame), host.search(frame)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    np.testing.assert_allclose(found.score, expected.score, **CLOSE)
+    assert found.evidence != before.evidence
+    assert found.objective != before.objective
+
+
 def test_a_network_that_gives_nan_is_a_status(make_detector: Make, kernels: Any) -> None:
     bundle = make_detector("padim")
     device = Inspector.open(bundle, backend=EmulatedBackend(), kernels=kernels)
