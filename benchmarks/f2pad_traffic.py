@@ -23,6 +23,7 @@ from typing import Any
 
 import cv2
 
+from unblemish.bundle import Bundle
 from unblemish.images import list_images, read_image
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.driver import Driver, Graph
@@ -95,6 +96,9 @@ def main() -> None:
     parser.add_argument("--double", action="store_true")
     parser.add_argument("--schedule", default="fast")
     options = parser.parse_args()
+    if Bundle.open(options.bundle).manifest.detector is None:
+        print(f"{options.bundle} is no detector's, and F2PAD has no part in it.")
+        return
     driver, backend = double() if options.double else gpu()
     counted = Counted(driver)
     settings: dict[str, Any] = {"refine": "f2pad", "schedule": options.schedule}

@@ -60,6 +60,8 @@ step rgi-onnxruntime 60 "$python" benchmarks/gpu_steps.py rgi --engine onnxrunti
 step inspection 200 "$python" benchmarks/gpu_inspection.py --work "$out/inspection"
 if [ -n "${BUNDLE:-}" ] && [ -n "${IMAGES:-}" ]; then
   step profile 60 "$python" -m unblemish profile "$BUNDLE" --images "$IMAGES"
+  # Of a detector: what F2PAD puts on the GPU, and what is left to the CPU.
+  step traffic 60 "$python" benchmarks/f2pad_traffic.py "$BUNDLE" "$IMAGES"
 else
   skip profile "give BUNDLE and IMAGES"
 fi
