@@ -13,8 +13,9 @@ from unblemish.runtime.device.memory import shaped
 from unblemish.runtime.device.passes import StreamPass
 
 _LOG = logging.getLogger("unblemish")
-_PASSES = 16  # of different sizes at once
-_PIXELS = 64 * 224 * 224  # of one launch: beyond, more images do not fill a chip better
+_PASSES = 64  # of different sizes at once
+_MEMORY = 1 << 30  # bytes of the images and features of all of them
+_PIXELS = 32 * 224 * 224  # of one launch: beyond, more images do not fill a chip better
 
 Size = tuple[int, int]
 
@@ -51,6 +52,11 @@ class FeaturePass:
     def features(self) -> DeviceArray:
         """Output, (B, h / stride, w / stride, c)."""
         return self.engine.outputs[FEATURES]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of images and features."""
+        return self.images.nbytes + self.features.nbytes
 
     def enqueue(self) -> None:
         """Put the pass on the stream."""
@@ -98,16 +104,22 @@ class FeaturePasses:
         if key in self._refused or (1, size) in self._refused:
             return None
         if key not in self._held:
-            while len(self._held) >= _PASSES:
-                self._held.pop(next(iter(self._held)))
-            images = self._engines.kernels.device.zeros((batch, self._channels, *size))
+            kernels = self._engines.kernels
             try:
+                images = kernels.device.zeros((batch, self._channels, *size))
                 engine = self._engines.single(self._path, {IMAGE: images})
             except BackendError as error:
-                self._engines.kernels.synchronise()  # `images` goes; what clears it must not wait
+                kernels.synchronise()  # `images` goes; what clears it must not wait
                 if batch == 1:
                     self.refuse(size, str(error))
                 self._refused[key] = str(error)
                 return None
-            self._held[key] = FeaturePass(engine, self._engines.kernels.stream)
+            self._keep(key, FeaturePass(engine, kernels.stream))
         return self._held[key]
+
+    def _keep(self, key: tuple[int, Size], made: FeaturePass) -> None:
+        """Of too many sizes those made first are forgotten."""
+        used = made.nbytes + sum(held.nbytes for held in self._held.values())
+        while self._held and (len(self._held) >= _PASSES or used > _MEMORY):
+            used -= self._held.pop(next(iter(self._held))).nbytes
+        self._held[key] = made

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from unblemish.errors import BackendError
 from unblemish.kernels.cuda import CudaKernels
@@ -19,6 +20,8 @@ from unblemish.runtime.device.features import FeaturePass, FeaturePasses, Size
 from unblemish.runtime.device.memory import front, item, own_memory, placed
 from unblemish.runtime.device.projection import DeviceView, ViewTables
 from unblemish.runtime.solvers.protocol import Float
+
+_LEAST = 8  # versions of a crop at once, so that passes of few batches occur
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,12 @@ class DeviceScoring:
     ) -> None:
         self.kernels, self.passes, self.model = kernels, passes, model
         self.stride, self.columns = stride, width // stride
-        self.current: object = None  # whose tables lie in the scratch memory
+        self.current: object = None  # whose tables lie in `scratch`
         self._whole: WeakKeyDictionary[FeaturePass, _Whole] = WeakKeyDictionary()
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+        """Memory of that name among this object's own, see `Device.scratch`."""
+        return self.kernels.device.scratch(f"{name} {id(self)}", shape, dtype)
 
     def see(self, images: Float) -> Seen | None:
         """Score model images (T, C, H, W); None where that is for the host."""
@@ -91,7 +98,7 @@ class DeviceScoring:
         """
         if seen.held is not None and seen.held.run == seen.run:
             return item(seen.held.features, number)
-        found = self._pass_for(1, (image.shape[2], image.shape[3]))
+        found = self.passes.get(1, (image.shape[2], image.shape[3]))
         assert found is not None  # the image was seen
         self.run(found, image)
         return front(found.features, 1)
@@ -152,7 +159,7 @@ class DeviceVersions:
         more = int(self._whole is not None and self._correction is None)
         rows = np.concatenate([self._tables.view.base, windows]) if more else windows
         passes, size = self._scoring.passes, (self._box.height, self._box.width)
-        found = passes.get(len(rows), size)
+        found = passes.get(max(len(rows), _LEAST), size)
         if found is None:
             return self._host().scores(windows)
         try:
@@ -171,26 +178,27 @@ class DeviceVersions:
         self, found: FeaturePass, windows: Float, view: DeviceView, scorer: DeviceScorer
     ) -> Float:
         device = self._scoring.kernels.device
-        view.project(placed(device, device.scratch, "windows", windows), found.images)
+        memory = self._scoring.scratch
+        view.project(placed(device, memory, "windows", windows), found.images)
         found.enqueue()
         if self._whole is not None:
             self._correct(found)
-        scores = device.scratch("scores", (found.batch, len(self._cells)), np.float32)
+        scores = memory("scores", (found.batch, len(self._cells)), np.float32)
         scorer.enqueue(found.cells, scores=scores, cotangent=None)
         return np.asarray(device.to_host(front(scores, len(windows))), np.float32)
 
     def _prepared(self, batch: int) -> tuple[DeviceView, DeviceScorer]:
-        """Tables and scorer in the scratch memory, which another crop may have taken since.
+        """Tables and scorer in memory that another crop may have taken since.
 
         Raises: BackendError where the flow was not made for so many cells.
         """
         scoring = self._scoring
         device = scoring.kernels.device
         if scoring.current is not self or self._view is None:
-            self._view, self._scorer = DeviceView(device, self._tables, device.scratch), None
+            self._view, self._scorer = DeviceView(device, self._tables, scoring.scratch), None
             scoring.current = self
         if self._scorer is None or self._scorer[0] != batch:
-            self._scorer = batch, scoring.model.plain(self._cells, batch, device.scratch)
+            self._scorer = batch, scoring.model.plain(self._cells, batch, scoring.scratch)
         return self._view, self._scorer[1]
 
     def _correct(self, found: FeaturePass) -> None:

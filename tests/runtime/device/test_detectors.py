@@ -166,6 +166,21 @@ def test_crops_may_take_turns_and_features_be_gone(
             np.testing.assert_allclose(mine.scores(windows), other.scores(windows), **CLOSE)
 
 
+def test_passes_for_which_there_is_no_room_are_made_again(
+    make_detector: Make, kernels: Any, rng: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_MEMORY", 1)
+    host, device = both(make_detector("cflow"), kernels)
+    shown = images(1)
+    ours, theirs = device.tiles(shown), host.tiles(shown)
+    for box in (Box(16, 24, 48, 64), Box(0, 0, 24, 40)) * 2:
+        view = view_of(shown[0], box, Box(20, 30, 44, 64), 1, rng)
+        windows = versions_of(view, 2, rng)
+        found, expected = (t.versions(0, box, view).scores(windows) for t in (ours, theirs))
+        np.testing.assert_allclose(found, expected, **CLOSE)
+        assert len(device.scoring.passes._held) == 1
+
+
 @pytest.mark.parametrize("most", [1, 2])
 def test_engines_for_few_images_take_the_others_in_turn(
     make_detector: Make, kernels: Any, rng: Any, caplog: pytest.LogCaptureFixture, most: int
