@@ -3,7 +3,8 @@
     python benchmarks/cuda_kernels.py [--architectures 87 90 ...] [--output docs/cuda-kernels.md]
 
 Needs nvcc; the last columns need cuobjdump and nvdisasm (CUDA toolkit) on PATH as well, and are
-left empty without. Nothing is run.
+left empty without. Nothing is run. What stands in the page from its second heading on is counted
+by hand, and stays.
 """
 
 from __future__ import annotations
@@ -110,9 +111,19 @@ def page(chips: list[str], found: dict[str, dict[str, Compiled]], version: str) 
     return "\n".join(lines) + "\n"
 
 
+def by_hand(path: Path) -> str:
+    """What a page holds from its second heading on."""
+    if not path.exists():
+        return ""
+    _, heading, text = path.read_text(encoding="utf-8").partition("\n## ")
+    return heading + text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--architectures", nargs="+", default=["87", "89", "90", "100", "110"])
+    parser.add_argument(
+        "--architectures", nargs="+", default=["87", "89", "90", "100", "110", "120"]
+    )
     parser.add_argument("--output", type=Path, default=Path("docs/cuda-kernels.md"))
     arguments = parser.parse_args()
     nvcc = find_nvcc()
@@ -125,7 +136,8 @@ def main() -> None:
         for source in sorted({signature.source for signature in signatures().values()}):
             for chip in arguments.architectures:
                 found[chip] |= compile_source(nvcc, source, chip, Path(folder))
-    arguments.output.write_text(page(arguments.architectures, found, version), encoding="utf-8")
+    text = page(arguments.architectures, found, version) + by_hand(arguments.output)
+    arguments.output.write_text(text, encoding="utf-8")
     print(f"{arguments.output}: {len(signatures())} kernels for {len(found)} chips")
 
 

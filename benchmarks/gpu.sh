@@ -40,6 +40,7 @@ step machine 20 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.to
 # Compiles what has no fat binary yet, which pycuda then keeps.
 step once 120 "$python" benchmarks/gpu_once.py
 step tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/kernels tests/runtime/device
+step inspection 200 "$python" benchmarks/gpu_inspection.py --work "$out/inspection"
 
 if command -v compute-sanitizer >/dev/null; then
   # One shape of every operation: under the sanitizer a launch takes hundreds of times as long.
@@ -53,11 +54,14 @@ fi
 
 step kernels 60 "$python" benchmarks/kernels.py solvers energy --cuda
 step kernels-f2pad 30 "$python" benchmarks/kernels.py f2pad detectors --cuda
+# Where the time of a step goes, and how near each stage comes to what the chip can do.
+step profile-demo 60 "$python" -m unblemish profile src/unblemish/demo_data/parts.bundle --seconds 3
 step pggan-1 60 "$python" benchmarks/gpu_steps.py step --batch 1
 step pggan-64 60 "$python" benchmarks/gpu_steps.py step --batch 64 --rounds 10
+step rrgi 30 "$python" benchmarks/gpu_finetuning.py
+step rrgi-torch 30 "$python" benchmarks/gpu_finetuning.py --engine torch
 step rgi-torch 60 "$python" benchmarks/gpu_steps.py rgi --batches 1 8 64 --steps 200
 step rgi-onnxruntime 60 "$python" benchmarks/gpu_steps.py rgi --engine onnxruntime --batches 1 8 64 --steps 100
-step inspection 200 "$python" benchmarks/gpu_inspection.py --work "$out/inspection"
 if [ -n "${BUNDLE:-}" ] && [ -n "${IMAGES:-}" ]; then
   step profile 60 "$python" -m unblemish profile "$BUNDLE" --images "$IMAGES"
   # Of a detector: what F2PAD puts on the GPU, and what is left to the CPU.

@@ -12,7 +12,10 @@ _warned = False
 
 
 def default_kernels(threads: int | None = None) -> Kernels:
-    """Return the fastest kernels of this install: the compiled ones, else those in NumPy.
+    """Return the fastest kernels of this install for the CPU: the compiled ones, else NumPy's.
+
+    Also where there is a GPU: searches that stay on the host run on these. Those on the device are
+    given `CudaKernels`.
 
     Args:
         threads: of the compiled ones, None for all cores.

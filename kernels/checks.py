@@ -130,13 +130,24 @@ def norms(x: Any, *, squared: Any, largest: Any) -> None:
     _apart("norms", {"squared": squared, "largest": largest}, {"x": x})
 
 
-def void_rows(x: Any, *, objective: Any) -> None:
-    """Check the arguments of `CudaKernels.void_rows`. Raises: ShapeError."""
-    shape = _array("void_rows", "x", x, None)
-    if len(shape) < 1 or 0 in shape:
-        raise ShapeError(f"void_rows: x must be (batch, ...) with every size >= 1, found {shape}.")
-    _array("void_rows", "objective", objective, shape[:1], np.float64, out=True)
-    _apart("void_rows", {"objective": objective}, {"x": x})
+def adam_chunks(*, p: Any, m: Any, v: Any, table: Any) -> None:
+    """Check the arguments of `CudaKernels.adam_chunks`. Raises: ShapeError."""
+    for name, array in (("p", p), ("m", m), ("v", v)):
+        _array("adam_chunks", name, array, p.shape, out=True)
+    _chunks("adam_chunks", table)
+    _apart("adam_chunks", {"p": p, "m": m, "v": v}, {"table": table})
+
+
+def void_chunks(*, table: Any, objective: Any) -> None:
+    """Check the arguments of `CudaKernels.void_chunks`. Raises: ShapeError."""
+    _chunks("void_chunks", table)
+    _array("void_chunks", "objective", objective, (1,), np.float64, out=True)
+
+
+def _chunks(where: str, table: Any) -> None:
+    shape = _array(where, "table", table, None, np.uint64)
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != 3:
+        raise ShapeError(f"{where}: table must be (chunks, 3) with a chunk or more, found {shape}.")
 
 
 def all_finite(x: Any) -> None:

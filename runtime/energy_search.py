@@ -26,7 +26,7 @@ from unblemish.runtime.frames import from_unit
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.holes import open_hole
 from unblemish.runtime.inspection import Inspection, Status
-from unblemish.runtime.jobs import Job, check_search, prepare_job
+from unblemish.runtime.jobs import Job, check_search, milliseconds, prepare_job
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.methods.energy_scores import SCORE_KINDS
 from unblemish.runtime.methods.latent import LatentMethod
@@ -128,12 +128,10 @@ class EnergySearch:
         solved = self._clock()
         found = self._restore(jobs, projected)
         done = self._clock()
-        timings = {name: 1000 * seconds for name, seconds in watch.seconds.items()} | {
-            "preprocess": 1000 * (prepared - began),
-            "search": 1000 * (solved - prepared),
-            "restore": 1000 * (done - solved),
-            "total": 1000 * (done - began),
-        }
+        timings = milliseconds(
+            watch.seconds, preprocess=prepared - began, search=solved - prepared,
+            restore=done - solved, total=done - began,
+        )  # fmt: skip
         return [replace(one, timings=timings) for one in found]
 
     def inpaint(

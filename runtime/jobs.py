@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,3 +45,8 @@ def check_search(lam: float | None, deadline_ms: float | None) -> None:
         raise ConfigError(f"deadline_ms must be positive; got {deadline_ms}.")
     if lam is not None and not (np.isfinite(lam) and lam > 0):
         raise ConfigError(f"lam must be a positive number; got {lam}.")
+
+
+def milliseconds(watched: Mapping[str, float], **stages: float) -> dict[str, float]:
+    """Timings of an inspection from seconds: those of a stopwatch, and those of its stages."""
+    return {name: 1000 * seconds for name, seconds in {**watched, **stages}.items()}

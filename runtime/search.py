@@ -23,7 +23,7 @@ from unblemish.runtime.frames import to_unit, white_for
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.holes import open_hole
 from unblemish.runtime.inspection import Inspection
-from unblemish.runtime.jobs import check_search
+from unblemish.runtime.jobs import check_search, milliseconds
 from unblemish.runtime.methods.anogan import PAPER_STEPS as ANOGAN_STEPS
 from unblemish.runtime.methods.anogan import FeatureDistance
 from unblemish.runtime.methods.inversion import Inversion, Targets
@@ -179,13 +179,10 @@ class Search:
         found = self._restore(jobs, tiles)
         done = self._clock()
         self._after.add(pixels, done - solved)
-        timings = {name: 1000 * s for name, s in watch.seconds.items()}
-        timings |= {
-            "preprocess": 1000 * (prepared - began),
-            "search": 1000 * (solved - prepared),
-            "restore": 1000 * (done - solved),
-            "total": 1000 * (done - began),
-        }
+        timings = milliseconds(
+            watch.seconds, preprocess=prepared - began, search=solved - prepared,
+            restore=done - solved, total=done - began,
+        )  # fmt: skip
         return [replace(one, timings=timings) for one in found]
 
     def inpaint(

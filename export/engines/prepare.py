@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,7 @@ class Family:
     def prepare(self, version: Version) -> list[Prepared]:
         """Make the graphs ready for a version of TensorRT.
 
-        Graphs whose batch alone is open keep it open, where TensorRT takes them so. Of others
+        Graphs whose batch alone is open stay as they are, where TensorRT takes them so. Of others
         (images of any size, free weights) all lengths are fixed, since their gradients ask for
         shapes that TensorRT wants to know; the batch alone stays open, where they do not depend on
         it. What is refused so is made for a batch of 1.
@@ -88,11 +88,16 @@ class Family:
         Raises: UnsupportedOperatorError naming the node where TensorRT would refuse a graph;
             ModelError where a size cannot be told.
         """
-        graphs = self._as_it_is if self._is_open else self._of_one_size
-        if graphs is not None:
+        for graphs in self._of_any_batch():
             with contextlib.suppress(UnsupportedOperatorError):
                 return self._taken(graphs, version)
         return self._taken(self._of_one_image, version)
+
+    def _of_any_batch(self) -> Iterator[list[Graphed]]:
+        if self._is_open:
+            yield self._as_it_is
+        if self._of_one_size is not None:
+            yield self._of_one_size
 
     def _taken(self, graphs: Sequence[Graphed], version: Version) -> list[Prepared]:
         """Graphs in the opset of a version, checked."""

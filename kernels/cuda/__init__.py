@@ -191,14 +191,30 @@ class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms, CudaRgiTerm
             call.launch("hold", grid, partial=partial, **sizes)
             call.finish(partial, "objective", scale="scale", added=True)
 
-    def void_rows(self, x: Any, *, objective: Any) -> None:
-        """Make the objective, (B,) float64, NaN where a row of x, (B, ...), is not finite."""
-        arrays = self._arrays(x=x, objective=objective)
-        checks.void_rows(**arrays)
-        batch = arrays["x"].shape[0]
-        length = arrays["x"].size // batch
+    def adam_chunks(self, p: Any, m: Any, v: Any, *, table: Any, steps: Any, at: Any) -> None:
+        """As `adam_scheduled`, of arrays whose gradient lies in pieces, in one launch.
+
+        Args:
+            p, m, v: (1, n) float32. steps, at: see `adam_scheduled`.
+            table: (N, 3) uint64: address of a piece, where it belongs in p, its length.
+        """
+        arrays = self._arrays(p=p, m=m, v=v, table=table, steps=steps, at=at)
+        checks.adam_chunks(**{name: arrays[name] for name in ("p", "m", "v", "table")})
+        with Call(self.device, arrays, updated=("p", "m", "v")) as call:
+            grid, chunks = self._chunks(arrays["table"])
+            call.launch("adam_chunks", grid, chunks=chunks)
+
+    def void_chunks(self, table: Any, *, objective: Any) -> None:
+        """Make the objective, (1,) float64, NaN where a piece of a gradient is not finite."""
+        arrays = self._arrays(table=table, objective=objective)
+        checks.void_chunks(**arrays)
         with Call(self.device, arrays, updated=("objective",)) as call:
-            call.launch("void_rows", self.device.rows(batch, length), batch=batch, length=length)
+            grid, chunks = self._chunks(arrays["table"])
+            call.launch("void_chunks", grid, chunks=chunks)
+
+    def _chunks(self, table: Any) -> tuple[tuple[int, int], int]:
+        chunks = int(table.shape[0])
+        return (min(chunks, self.device.most_blocks), 1), chunks
 
     def norms(self, x: Any, *, squared: Any, largest: Any) -> None:
         """See `Kernels`."""

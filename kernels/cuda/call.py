@@ -33,7 +33,7 @@ class Call:
         written: Collection[str] = (),
         updated: Collection[str] = (),
     ) -> None:
-        self._device = device
+        self._device, self._updated = device, updated
         self._back: list[tuple[NDArray[Any], int]] = []
         self.arrays: dict[str, DeviceArray | None] = {}
         for name, array in arrays.items():
@@ -71,7 +71,7 @@ class Call:
 
     def launch(self, kernel: str, grid: Grid, **more: Any) -> None:
         """Launch a kernel; it finds its arrays by name, `more` comes first."""
-        self._device.launch(kernel, grid, **{**self.arrays, **more})
+        self._device.launch(kernel, grid, self._updated, **{**self.arrays, **more})
 
     def partial(self, name: str, items: int, grid: Grid) -> DeviceArray:
         """Room for one double per block and item."""

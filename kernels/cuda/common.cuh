@@ -57,6 +57,20 @@ __device__ __forceinline__ size_t first(int width) {
 
 __device__ __forceinline__ size_t stride(int width) { return static_cast<size_t>(gridDim.x) * blockDim.x * width; }
 
+template <int Channels>
+struct Known {
+  static constexpr int value = Channels;
+};
+
+// work(Known<1>) of grey images, work(Known<3>) of colour ones, whose channels then stay in registers; work(Known<0>)
+// of any other number.
+template <class Work>
+__device__ __forceinline__ auto with_channels(int channels, const Work& work) {
+  if (channels == 1) return work(Known<1>{});
+  if (channels == 3) return work(Known<3>{});
+  return work(Known<0>{});
+}
+
 struct Add {
   __device__ static double apply(double a, double b) { return a + b; }
 };

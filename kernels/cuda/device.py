@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from unblemish.errors import BackendError, ShapeError
 from unblemish.kernels.cuda.driver import THREADS, Driver, Memory
-from unblemish.kernels.cuda.signatures import signatures
+from unblemish.kernels.cuda.signatures import Signature, signatures
 from unblemish.kernels.device_array import DeviceArray, from_foreign
 
 Grid = tuple[int, int]
 
 _MOST_ROWS = 65535  # of a grid
 _BLOCKS_PER_MULTIPROCESSOR = 8  # 2048 threads, what the largest chips hold at once
+
+
+class Watch(Protocol):
+    """What a profile hears of the work on a device."""
+
+    def moves(self, nbytes: int) -> None:
+        """Note what the launch that follows reads and writes: every array once for each."""
 
 
 class Device:
@@ -26,6 +34,7 @@ class Device:
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
+        self.watch: Watch | None = None
         self._kernels = signatures()
         self._scratch: dict[str, DeviceArray] = {}
         self._outgrown: list[DeviceArray | None] = []  # kept alive
@@ -103,12 +112,18 @@ class Device:
             stream=self.driver.stream, follow=self.driver.lead,
         )  # fmt: skip
 
-    def launch(self, kernel: str, grid: Grid, **given: Any) -> None:
+    def launch(
+        self, kernel: str, grid: Grid, updated: Collection[str] = (), /, **given: Any
+    ) -> None:
         """Launch a kernel; its arguments by name, arrays as `DeviceArray`, None a null pointer.
 
+        Args:
+            updated: names of the arrays that it reads as well as writes.
         Raises: BackendError where one is missing or of another dtype than the kernel takes.
         """
         signature = self._kernels[kernel]
+        if self.watch is not None:
+            self.watch.moves(_moved(signature, given, updated))
         for parameter in signature.parameters:
             array = given.get(parameter.name)
             if not isinstance(array, DeviceArray):
@@ -145,3 +160,13 @@ class Device:
             memory.pointer, shape, dtype, owner=memory, device=self.driver.device,
             stream=self.driver.stream, follow=self.driver.lead,
         )  # fmt: skip
+
+
+def _moved(kernel: Signature, given: Mapping[str, Any], updated: Collection[str]) -> int:
+    """Bytes of the kernel's arrays, of those updated twice."""
+    arrays = {p.name: given.get(p.name) for p in kernel.parameters}
+    return sum(
+        array.nbytes * (1 + (name in updated))
+        for name, array in arrays.items()
+        if isinstance(array, DeviceArray)
+    )

@@ -26,6 +26,9 @@ class Event(Protocol):
     def wait(self) -> None:
         """Block this thread until the device has got there."""
 
+    def since(self, before: Any) -> float:
+        """Milliseconds on the device from another event; both with `timing`, and reached."""
+
 
 class Graph(Protocol):
     """A captured piece of work of fixed addresses."""
@@ -44,6 +47,7 @@ class Driver(Protocol):
 
     name: str
     multiprocessors: int
+    cache: int  # bytes of the last cache before the device's memory
     stream: int
     device: tuple[int, int]
     capturing: bool
@@ -78,8 +82,8 @@ class Driver(Protocol):
     def lead(self, stream: int) -> None:
         """Make another stream wait for what is on ours by now."""
 
-    def record(self) -> Event:
-        """Mark the present end of the stream."""
+    def record(self, *, timing: bool = False) -> Event:
+        """Mark the present end of the stream; with `timing` the device notes when it gets there."""
 
     def synchronise(self) -> None:
         """Wait until the stream is empty. Raises: BackendError for errors of what was on it."""

@@ -49,6 +49,13 @@ __device__ __forceinline__ float* sums_along() {
   return along;
 }
 
+// Where pixel (row, column) of the tile and its surroundings lies in the plane.
+__device__ __forceinline__ size_t index_of(const Place& p, const Window& w, int row, int column, int height,
+                                           int width) {
+  const size_t y = static_cast<size_t>(mirrored(p.top + row - w.radius, height));
+  return y * width + static_cast<size_t>(mirrored(p.left + column - w.radius, width));
+}
+
 // The windowed mean at this thread's pixel of what `read` gives by index into the plane. Every thread of the
 // block calls it.
 template <bool Wide, class Read>
@@ -56,10 +63,7 @@ __device__ float blur(const Place& p, const Window& w, int height, int width, co
   float* pixels = pixels_of_tile<Wide>();
   float* along = sums_along<Wide>();
   const int wide = kSide + 2 * w.radius;
-  const auto at = [&](int row, int column) {
-    const size_t y = static_cast<size_t>(mirrored(p.top + row - w.radius, height));
-    return read(y * width + static_cast<size_t>(mirrored(p.left + column - w.radius, width)));
-  };
+  const auto at = [&](int row, int column) { return read(index_of(p, w, row, column, height, width)); };
   __syncthreads();  // the previous tile may still be read
   if constexpr (!Wide) {
     for (int i = static_cast<int>(threadIdx.x); i < wide * wide; i += kThreads) pixels[i] = at(i / wide, i % wide);
@@ -84,13 +88,61 @@ struct Pair {
   __device__ DssimMeans at(size_t i) const { return dssim_products(x[i], g[i], anchor); }
 };
 
+// In shared memory as 8 and 16 bytes, which half and quarter warps read without conflicts.
+struct alignas(8) Level {
+  float d, u;
+};
+
+struct alignas(16) Sums {
+  float d, u, dd, uu;
+
+  __device__ void add(float weight, float of_d, float of_u, float of_dd, float of_uu) {
+    d += weight * of_d;
+    u += weight * of_u;
+    dd += weight * of_dd;
+    uu += weight * of_uu;
+  }
+};
+
+// The four windowed means at once: x and g are read once for all of them.
+__device__ DssimMeans means_by_tile(const Place& p, const Window& w, int height, int width, const Pair& pair) {
+  __shared__ Level levels[kWide * kWide];
+  __shared__ Sums along[kWide * kSide];
+  const int wide = kSide + 2 * w.radius;
+  __syncthreads();  // the previous tile may still be read
+  for (int i = static_cast<int>(threadIdx.x); i < wide * wide; i += kThreads) {
+    const DssimMeans here = pair.at(index_of(p, w, i / wide, i % wide, height, width));
+    levels[i] = {here.d, here.u};
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < wide * kSide; i += kThreads) {
+    Sums sum{0.0f, 0.0f, 0.0f, 0.0f};
+    for (int k = 0; k <= 2 * w.radius; ++k) {
+      const Level v = levels[i / kSide * wide + i % kSide + k];
+      sum.add(w.weights[k], v.d, v.u, v.d * v.d, v.u * v.u);
+    }
+    along[i] = sum;
+  }
+  __syncthreads();
+  Sums sum{0.0f, 0.0f, 0.0f, 0.0f};
+  for (int k = 0; k <= 2 * w.radius; ++k) {
+    const Sums v = along[(p.row + k) * kSide + p.column];
+    sum.add(w.weights[k], v.d, v.u, v.dd, v.uu);
+  }
+  return {sum.d, sum.u, sum.dd, sum.uu};
+}
+
 template <bool Wide>
 __device__ DssimMeans means(const Place& p, const Window& w, int height, int width, const Pair& pair) {
-  const float d = blur<Wide>(p, w, height, width, [&](size_t i) { return pair.at(i).d; });
-  const float u = blur<Wide>(p, w, height, width, [&](size_t i) { return pair.at(i).u; });
-  const float dd = blur<Wide>(p, w, height, width, [&](size_t i) { return pair.at(i).dd; });
-  const float uu = blur<Wide>(p, w, height, width, [&](size_t i) { return pair.at(i).uu; });
-  return {d, u, dd, uu};
+  if constexpr (!Wide) {
+    return means_by_tile(p, w, height, width, pair);
+  } else {  // no room for four sums along rows so long
+    const float d = blur<true>(p, w, height, width, [&](size_t i) { return pair.at(i).d; });
+    const float u = blur<true>(p, w, height, width, [&](size_t i) { return pair.at(i).u; });
+    const float dd = blur<true>(p, w, height, width, [&](size_t i) { return pair.at(i).dd; });
+    const float uu = blur<true>(p, w, height, width, [&](size_t i) { return pair.at(i).uu; });
+    return {d, u, dd, uu};
+  }
 }
 
 // What both kernels work on.

@@ -64,8 +64,9 @@ class CudaFeatureTerms(Part):
             call.launch(kernel, self._blocks(items, length), **sizes)
 
     def _blocks(self, items: int, length: int) -> Grid:
-        at_once = min(items, 65535)
-        return min(length, max(self.device.most_blocks // at_once, 1)), at_once
+        """Items side by side only where cells are too few: what a place has is then read again."""
+        across = min(length, self.device.most_blocks)
+        return across, min(items, max(self.device.most_blocks // across, 1))
 
     def top_candidates(
         self, queries: Any, bank: Any, *, index: Any, distances: Any, norms: Any = None

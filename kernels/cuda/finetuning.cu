@@ -1,7 +1,8 @@
-// What fine-tuning adds to the objective of an item; the CPU does it in NumPy (runtime/methods/rrgi.py).
+// Fine-tuning: what it adds to the objective, and steps of many weights at once; see runtime/device/finetuning.py.
 #include <math.h>
 
 #include "common.cuh"
+#include "unblemish/adam.hpp"
 #include "unblemish/norms.hpp"
 #include "unblemish/residual.hpp"
 
@@ -38,10 +39,36 @@ __device__ double hold(const Held a, int channels, size_t plane) {
   return sum;
 }
 
+// A piece of a gradient: where it lies, where its weights begin in the array of all, and its length.
+struct Chunk {
+  const float* gradient;
+  size_t first;
+  size_t count;
+};
+
+__device__ inline Chunk chunk(const unsigned long long* table, size_t c) {
+  const unsigned long long* row = table + 3 * c;
+  return {reinterpret_cast<const float*>(row[0]), static_cast<size_t>(row[1]), static_cast<size_t>(row[2])};
+}
+
 template <int Width>
-__device__ bool any_not_finite(const float* x, size_t length) {
+__device__ void move(float* p, float* m, float* v, const float* gradient, const AdamStep& step, size_t from,
+                     size_t count) {
+  for (size_t i = from + threadIdx.x * Width; i < count; i += kThreads * Width) {
+    Lanes<Width> pi = load<Width>(p + i), mi = load<Width>(m + i), vi = load<Width>(v + i);
+    const Lanes<Width> gi = load<Width>(gradient + i);
+#pragma unroll
+    for (int k = 0; k < Width; ++k) adam_update(pi.v[k], mi.v[k], vi.v[k], gi.v[k], step);
+    store<Width>(p + i, pi);
+    store<Width>(m + i, mi);
+    store<Width>(v + i, vi);
+  }
+}
+
+template <int Width>
+__device__ bool any_not_finite(const float* x, size_t from, size_t count) {
   unsigned bad = 0;
-  for (size_t i = first(Width); i < length; i += stride(Width)) {
+  for (size_t i = from + threadIdx.x * Width; i < count; i += kThreads * Width) {
     const Lanes<Width> value = load<Width>(x + i);
 #pragma unroll
     for (int k = 0; k < Width; ++k) bad |= not_finite(value.v[k]);
@@ -67,13 +94,29 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
   }
 }
 
-// The objective of an item becomes NaN where its row of x is not finite. Every thread that writes writes the same.
+// As unblemish_adam_scheduled, of weights whose gradients lie apart. table: (chunks, 3), see Chunk. gridDim = (blocks, 1).
 extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
-    unblemish_void_rows(const float* __restrict__ x, double* __restrict__ objective, int batch, size_t length) {
+    unblemish_adam_chunks(float* __restrict__ p, float* __restrict__ m, float* __restrict__ v,
+                          const unsigned long long* __restrict__ table,
+                          const unblemish::AdamStep* __restrict__ steps, const int* __restrict__ at, int chunks) {
   using namespace unblemish::cuda;
-  const bool wide = length % 4 == 0 && aligned(x);
-  for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
-    const float* row = x + b * length;
-    if (wide ? any_not_finite<4>(row, length) : any_not_finite<1>(row, length)) objective[b] = NAN;
+  const unblemish::AdamStep step = steps[at[0]];
+  for (size_t c = blockIdx.x; c < static_cast<size_t>(chunks); c += gridDim.x) {
+    const Chunk a = chunk(table, c);
+    float *pc = p + a.first, *mc = m + a.first, *vc = v + a.first;
+    const size_t wide = aligned(pc, mc, vc, a.gradient) ? a.count / 4 * 4 : 0;
+    move<4>(pc, mc, vc, a.gradient, step, 0, wide);
+    move<1>(pc, mc, vc, a.gradient, step, wide, a.count);
+  }
+}
+
+// The objective becomes NaN where a gradient is not finite. Every thread that writes writes the same.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
+    unblemish_void_chunks(const unsigned long long* __restrict__ table, double* __restrict__ objective, int chunks) {
+  using namespace unblemish::cuda;
+  for (size_t c = blockIdx.x; c < static_cast<size_t>(chunks); c += gridDim.x) {
+    const Chunk a = chunk(table, c);
+    const size_t wide = aligned(a.gradient) ? a.count / 4 * 4 : 0;
+    if (any_not_finite<4>(a.gradient, 0, wide) || any_not_finite<1>(a.gradient, wide, a.count)) objective[0] = NAN;
   }
 }

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from unblemish.kernels import image_checks as checks
 from unblemish.kernels.cuda.call import Call
 from unblemish.kernels.cuda.part import Part, planes, sides
 from unblemish.kernels.cuda.steps import adan_step, inverse
+
+# Of sharing.cu: rows and columns of a tile, and the floats of shared memory for it and its halo.
+_DOWN, _ACROSS = 8, 32
+_ROOM = 6144
+_LARGEST_SPACE = 25 * math.log(2.0)  # see sharing.hpp
 
 
 class CudaImageTerms(Part):
@@ -63,15 +69,15 @@ class CudaImageTerms(Part):
         arrays = self._arrays(x=x, weights=weights)
         settings = {"sigma_space": sigma_space, "sigma_colour": sigma_colour}
         checks.sharing_weights(**arrays, radius=radius, **settings)
-        self._share(
-            "sharing_weights", arrays, "x", "weights", radius=radius, **_falloff(**settings)
-        )
+        reach = _reach(radius, sigma_space)
+        numbers = {"radius": radius, **_falloff(**settings)}
+        self._share("sharing_weights", arrays, "x", reach, numbers)
 
     def share_gradient(self, gradient: Any, weights: Any, *, radius: int, shared: Any) -> None:
         """See `ImageTerms`."""
         arrays = self._arrays(gradient=gradient, weights=weights, shared=shared)
         checks.share_gradient(**arrays, radius=radius)
-        self._share("share_gradient", arrays, "gradient", "shared", radius=radius)
+        self._share("share_gradient", arrays, "gradient", radius, {"radius": radius})
 
     def share_gradient_direct(
         self,
@@ -87,17 +93,30 @@ class CudaImageTerms(Part):
         arrays = self._arrays(gradient=gradient, x=x, shared=shared)
         settings = {"sigma_space": sigma_space, "sigma_colour": sigma_colour}
         checks.share_gradient_direct(**arrays, radius=radius, **settings)
-        self._share(
-            "share_gradient_direct", arrays, "x", "shared", radius=radius, **_falloff(**settings)
-        )
+        reach = _reach(radius, sigma_space)
+        numbers = {"radius": radius, **_falloff(**settings)}
+        self._share("share_gradient_direct", arrays, "x", reach, numbers, images=2)
 
     def _share(
-        self, kernel: str, arrays: dict[str, Any], image: str, out: str, **numbers: Any
+        self,
+        kernel: str,
+        arrays: dict[str, Any],
+        image: str,
+        reach: int,
+        numbers: dict[str, float],
+        images: int = 1,
     ) -> None:
-        batch, _, height, width = arrays[image].shape
-        grid = self.device.rows(batch, height * width, 1)
+        """By tiles in shared memory where those of so many images fit, else from the caches."""
+        batch, channels, height, width = arrays[image].shape
+        reach = min(reach, max(height, width) - 1)
+        halo = (_DOWN + 2 * reach) * (_ACROSS + 2 * reach)
+        wide = "_wide" if images * channels * halo > _ROOM else ""
+        tiles = -(-height // _DOWN) * -(-width // _ACROSS)
+        grid = self.device.rows(batch, tiles * _DOWN * _ACROSS, 1)
+        out = "shared" if "shared" in arrays else "weights"
         with Call(self.device, arrays, written=(out,)) as call:
-            call.launch(kernel, grid, **numbers, **sides(arrays[image].shape))
+            more = {"reach": reach, **numbers, **sides(arrays[image].shape)}
+            call.launch(f"{kernel}{wide}", grid, **more)
 
     def adan(
         self,
@@ -173,3 +192,8 @@ def _falloff(sigma_space: float, sigma_colour: float) -> dict[str, float]:
         "inverse_sigma_space": inverse(sigma_space),
         "inverse_sigma_colour": inverse(sigma_colour),
     }
+
+
+def _reach(radius: int, sigma_space: float) -> int:
+    """How far a neighbour may be without its weight being 0 by the distance alone, pixels."""
+    return int(min(radius, math.sqrt(_LARGEST_SPACE * sigma_space) * 1.000001))

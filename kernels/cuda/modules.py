@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unblemish.errors import BackendError
-from unblemish.kernels.cuda.signatures import HEADERS, SOURCES, Signature
+from unblemish.kernels.cuda.signatures import HEADERS, SOURCES, Signature, signatures
 
 OPTIONS = ("-std=c++17", "-O3")
 
@@ -60,6 +60,11 @@ def _compiled(source: str, nvcc: str) -> Any:
             "toolkit that knows this GPU."
         ) from error
     return compiled.module
+
+
+def has_binaries() -> bool:
+    """Whether every source has its fat binary in this install, for whatever chips."""
+    return all((SOURCES / f"{s.source}.fatbin").exists() for s in signatures().values())
 
 
 def find_nvcc() -> str | None:

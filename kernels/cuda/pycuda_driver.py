@@ -51,6 +51,10 @@ class StreamEvent:
         """See `Event`."""
         _checked("cuEventSynchronize", self._event.synchronize)
 
+    def since(self, before: Any) -> float:
+        """See `Event`."""
+        return float(_checked("cuEventElapsedTime", self._event.time_since, before._event))
+
 
 class PycudaDriver:
     """One stream on the primary context of a GPU, made current in the thread that opens it.
@@ -73,6 +77,7 @@ class PycudaDriver:
         gpu = cuda.Device(device)
         self.device = (2, device)
         self.multiprocessors = int(gpu.multiprocessor_count)
+        self.cache = int(gpu.get_attribute(cuda.device_attribute.L2_CACHE_SIZE))
         major, minor = gpu.compute_capability()
         self.capability = (int(major), int(minor))
         self.capturing = False
@@ -138,9 +143,10 @@ class PycudaDriver:
             )
         self._api.order(before, after)
 
-    def record(self) -> StreamEvent:
+    def record(self, *, timing: bool = False) -> StreamEvent:
         """See `Driver`."""
-        event = cuda.Event(cuda.event_flags.DISABLE_TIMING)
+        flags = cuda.event_flags
+        event = cuda.Event(flags.DEFAULT if timing else flags.DISABLE_TIMING)
         _checked("cuEventRecord", event.record, self._stream)
         return StreamEvent(event)
 

@@ -63,13 +63,6 @@ __device__ double closed_form(const ClosedForm a, int channels, size_t plane) {
   return sum;
 }
 
-template <int Width>
-__device__ double closed_form_of(const ClosedForm a, int channels, size_t plane) {
-  if (channels == 1) return closed_form<1, Width>(a, channels, plane);
-  if (channels == 3) return closed_form<3, Width>(a, channels, plane);
-  return closed_form<0, Width>(a, channels, plane);
-}
-
 }  // namespace unblemish::cuda
 
 // mask: (batch, 1, plane). With a mask of its own, every element is a one-channel pixel: channels = 1,
@@ -84,7 +77,10 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 3)
   for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
     const size_t image = b * channels * plane;
     const ClosedForm item{x + image, g + image, lam[b], scale[b], mask + b * plane, cotangent + image};
-    write_partial(partial, b,
-                  wide ? closed_form_of<4>(item, channels, plane) : closed_form_of<1>(item, channels, plane));
+    write_partial(partial, b, with_channels(channels, [&](auto known) {
+                    constexpr int count = decltype(known)::value;
+                    return wide ? closed_form<count, 4>(item, channels, plane)
+                                : closed_form<count, 1>(item, channels, plane);
+                  }));
   }
 }

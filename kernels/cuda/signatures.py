@@ -27,6 +27,7 @@ _POINTEES = {
     "int": np.int32,
     "unsigned char": np.uint8,
     "std::uint16_t": np.uint16,
+    "unsigned long long": np.uint64,
     "unsigned short": np.float16,  # halves, see half.hpp
 }
 

@@ -14,9 +14,9 @@ constexpr int kTile = 64;       // queries, and rows of the bank, of one product
 constexpr int kDepth = 16;      // channels at hand
 constexpr int kSide = 16;       // threads along queries and along rows
 constexpr int kOwn = kTile / kSide;
-constexpr int kPitch = kTile + 1;  // keeps columns of a tile in different banks of memory
+constexpr int kPitch = kTile + 4;  // spreads columns over the banks of memory, and keeps kOwn floats together aligned
 
-static_assert(kSide * kSide == kThreads && kTile <= kThreads);
+static_assert(kSide * kSide == kThreads && kTile <= kThreads && kOwn == 4);
 
 struct Matrix {
   const float* rows;
@@ -33,51 +33,92 @@ __device__ __forceinline__ void bring(const Matrix& m, size_t first, int depth, 
   }
 }
 
-// Products of one tile of queries with one of rows, to `product` [query][row].
-__device__ void multiply(const Matrix& queries, size_t query, const Matrix& bank, size_t row,
-                         float (*product)[kPitch]) {
-  __shared__ float left[kDepth][kPitch], right[kDepth][kPitch];
-  const int y = static_cast<int>(threadIdx.x) / kSide, x = static_cast<int>(threadIdx.x) % kSide;
+// The rows of the bank of one block.
+struct Slice {
+  const float* norms;
+  size_t first, end;
+};
+
+// Rankings of one tile of queries and one of rows, to `ranks` [query][row]; of rows beyond the end infinity, which no
+// heap takes in.
+__device__ void rank(const Matrix& queries, size_t query, const Matrix& bank, size_t row, const Slice& slice,
+                     float (*ranks)[kPitch]) {
+  alignas(16) __shared__ float left[kDepth][kPitch], right[kDepth][kPitch];
+  const int y = static_cast<int>(threadIdx.x) / kSide * kOwn, x = static_cast<int>(threadIdx.x) % kSide * kOwn;
   float sum[kOwn][kOwn] = {};
   for (int depth = 0; depth < bank.channels; depth += kDepth) {
     __syncthreads();
     bring(queries, query, depth, left);
     bring(bank, row, depth, right);
     __syncthreads();
-    for (int c = 0; c < kDepth; ++c)
+    for (int c = 0; c < kDepth; ++c) {
+      const Lanes<kOwn> a = load<kOwn>(&left[c][y]), b = load<kOwn>(&right[c][x]);
 #pragma unroll
       for (int i = 0; i < kOwn; ++i)
 #pragma unroll
-        for (int j = 0; j < kOwn; ++j) sum[i][j] += left[c][y + i * kSide] * right[c][x + j * kSide];
+        for (int j = 0; j < kOwn; ++j) sum[i][j] += a.v[i] * b.v[j];
+    }
   }
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i)
+  for (int j = 0; j < kOwn; ++j) {
+    const bool inside = row + x + j < slice.end;
+    const float norm = inside ? slice.norms[row + x + j] : 0.0f;
 #pragma unroll
-    for (int j = 0; j < kOwn; ++j) product[y + i * kSide][x + j * kSide] = sum[i][j];
+    for (int i = 0; i < kOwn; ++i) sum[i][j] = inside ? ranking(norm, sum[i][j]) : INFINITY;
+  }
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) store<kOwn>(&ranks[y + i][x], {{sum[i][0], sum[i][1], sum[i][2], sum[i][3]}});
 }
 
-// Offer rows [first, end) of the bank to the heap of this thread's query.
-__device__ void search_slice(const Matrix& queries, size_t query, const Matrix& bank, const float* norms,
-                             size_t first, size_t end, const Heap& heap) {
-  __shared__ float product[kTile][kPitch];
+// Offer, and keep the worst value taken in at hand.
+__device__ __forceinline__ void offer_below(const Heap& heap, float value, int index, float& worst) {
+  if (!(value < worst)) return;
+  offer(heap, value, index);
+  worst = heap.value[0];
+}
+
+// Offer the rows of a slice to the heap of this thread's query.
+__device__ void search_slice(const Matrix& queries, size_t query, const Matrix& bank, const Slice& slice,
+                             const Heap& heap) {
+  alignas(16) __shared__ float ranks[kTile][kPitch];
   const bool offers = heap.count > 0;
+  float worst = INFINITY;
   if (offers) empty_heap(heap, INFINITY);
-  for (size_t row = first; row < end; row += kTile) {
-    multiply(queries, query, bank, row, product);
+  for (size_t row = slice.first; row < slice.end; row += kTile) {
+    rank(queries, query, bank, row, slice, ranks);
     __syncthreads();
     if (!offers) continue;
-    for (int k = 0; k < kTile && row + k < end; ++k)
-      offer(heap, ranking(norms[row + k], product[threadIdx.x][k]), static_cast<int>(row + k));
+    for (int k = 0; k < kTile; k += kOwn) {
+      const Lanes<kOwn> four = load<kOwn>(&ranks[threadIdx.x][k]);
+#pragma unroll
+      for (int j = 0; j < kOwn; ++j) offer_below(heap, four.v[j], static_cast<int>(row) + k + j, worst);
+    }
   }
   // Equal ones in the order of their rows, as the merge takes them.
   if (offers) sort_heap(heap);
 }
 
-// Into a heap in the outputs, by one thread. What a slice has too few rows for is infinite, and not taken.
+// Into a heap in the outputs by one thread, from what all bring to shared memory. What a slice has too few rows for
+// is infinite, and not taken.
 __device__ void merge_slices(const float* value, const int* index, int slices, size_t stride, const Heap& best) {
-  empty_heap(best, INFINITY);
-  for (int slice = 0; slice < slices; ++slice)
-    for (size_t k = 0; k < best.count; ++k) offer(best, value[slice * stride + k], index[slice * stride + k]);
+  __shared__ float values[kThreads];
+  __shared__ int rows[kThreads];
+  const size_t count = slices * best.count;
+  float worst = INFINITY;
+  if (threadIdx.x == 0) empty_heap(best, INFINITY);
+  for (size_t from = 0; from < count; from += kThreads) {
+    const size_t e = from + threadIdx.x, at = e / best.count * stride + e % best.count;
+    __syncthreads();  // the ones before may still be read
+    if (e < count) {
+      values[threadIdx.x] = value[at];
+      rows[threadIdx.x] = index[at];
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) continue;
+    const size_t here = count - from < kThreads ? count - from : kThreads;
+    for (size_t k = 0; k < here; ++k) offer_below(best, values[k], rows[k], worst);
+  }
+  __syncthreads();
 }
 
 }  // namespace unblemish::cuda
@@ -113,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
     const bool offers = threadIdx.x < kTile && query + threadIdx.x < count;
     const size_t slot = (blockIdx.y * count + query + threadIdx.x) * k;
     const unblemish::Heap heap{offers ? value + slot : nullptr, offers ? index + slot : nullptr, offers ? k : 0};
-    search_slice({queries, count, channels}, query, {bank, rows, channels}, norms, first, end, heap);
+    search_slice({queries, count, channels}, query, {bank, rows, channels}, {norms, first, end}, heap);
   }
 }
 
@@ -126,8 +167,7 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 4)
   using namespace unblemish::cuda;
   for (size_t query = blockIdx.x; query < count; query += gridDim.x) {
     const unblemish::Heap best{distances + query * k, index + query * k, k};
-    if (threadIdx.x == 0) merge_slices(value + query * k, ranked + query * k, slices, count * k, best);
-    __syncthreads();
+    merge_slices(value + query * k, ranked + query * k, slices, count * k, best);
     for (size_t first = 0; first < k; first += kTeams) {
       const size_t at = first + team();
       const float sum = sum_of_team(

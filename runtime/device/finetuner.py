@@ -95,18 +95,21 @@ def _terms(bundle: Bundle, engines: DeviceEngines, image: DeviceArray) -> list[D
 
 
 def _pair(bundle: Bundle, engines: DeviceEngines, stem: str, entry: DeviceArray) -> PassPair:
-    there, back = (cast(GraphRole, f"{stem}_{way}") for way in ("forward", "backward"))
+    there, back = _ways(stem)
     name = bundle.manifest.graphs[there].inputs[0].name
     return engines.pair(str(bundle.graph(there)), str(bundle.graph(back)), {name: entry})
 
 
+def _ways(stem: str) -> tuple[GraphRole, GraphRole]:
+    return cast(GraphRole, f"{stem}_forward"), cast(GraphRole, f"{stem}_backward")
+
+
 def _graphs(bundle: Bundle, engines: DeviceEngines) -> tuple[WeightPasses, WeightMemory]:
-    forward, backward = (
-        str(bundle.graph(cast(GraphRole, f"finetune_{way}"))) for way in ("forward", "backward")
-    )
-    latent, image, z = _ends(bundle, "finetune_forward", engines)
+    there, back = _ways("finetune")
+    latent, image, z = _ends(bundle, there, engines)
     weights = WeightMemory.holding(engines.kernels.device, read_weights(bundle))
-    pair = engines.pair(forward, backward, {latent: z, **weights.parts})
+    inputs = {latent: z, **weights.parts}
+    pair = engines.pair(str(bundle.graph(there)), str(bundle.graph(back)), inputs)
     return WeightPasses.of(pair, latent, image), weights
 
 

@@ -23,6 +23,7 @@ from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Float
 
 _ALIGNMENT = 64  # floats: 256 bytes, what an allocation begins at
+_CHUNK = 1 << 13  # floats: what a block takes at once, so that weights of any size fill the chip
 
 
 class WeightMemory:
@@ -48,6 +49,17 @@ class WeightMemory:
         for name, array in weights.items():
             device.upload(memory.parts[name], array)
         return memory
+
+
+def chunk_table(weights: WeightMemory, gradients: Mapping[str, DeviceArray]) -> NDArray[np.uint64]:
+    """The gradients in pieces of one length, (N, 3): see `CudaKernels.adam_chunks`."""
+    rows = []
+    for name, gradient in gradients.items():
+        begin = (weights.parts[name].pointer - weights.flat.pointer) // 4
+        for first in range(0, gradient.size, _CHUNK):
+            count = min(_CHUNK, gradient.size - first)
+            rows.append((gradient.pointer + 4 * first, begin + first, count))
+    return np.array(rows, np.uint64)
 
 
 def _part(flat: DeviceArray, at: int, shape: tuple[int, ...]) -> DeviceArray:
@@ -111,8 +123,8 @@ class DeviceFinetuning:
         self._exported, self._best_weights = (device.empty(weights.flat.shape) for _ in range(2))
         device.copy(self._exported, weights.flat)
         self._best_z = device.empty(z.shape)
-        shapes = {name: part.shape for name, part in weights.parts.items()}
-        self._first, self._second = (WeightMemory(device, shapes) for _ in range(2))
+        self._moments = device.empty(weights.flat.shape), device.empty(weights.flat.shape)
+        self._chunks = device.to_device(chunk_table(weights, passes.gradients))
         self._z_moments = device.empty(z.shape), device.empty(z.shape)
         self._z_steps = device.to_device(adam_steps(tuning.steps, tuning.latent_rate))
         self._weight_steps = device.to_device(adam_steps(tuning.steps, tuning.rate))
@@ -135,7 +147,7 @@ class DeviceFinetuning:
         device.upload(self._lam, np.full(1, lam, np.float32))
         for flat in (self.weights.flat, self._best_weights):
             device.copy(flat, self._exported)
-        for moment in (self._first.flat, self._second.flat, *self._z_moments):
+        for moment in (*self._moments, *self._z_moments):
             device.driver.fill(moment.pointer, 0, moment.size)
         self.progress.reset()
         if self._hold:
@@ -154,19 +166,18 @@ class DeviceFinetuning:
             kernels.hold(p.image, self._before, loss.mask, self._hold_scale, **added)
         p.backward.enqueue(kernels.stream)
         kernels.latent_prior(p.latent, self._weight, gradient=p.gradient, objective=loss.objective)
-        for gradient in self.passes.gradients.values():
-            kernels.void_rows(_as_row(gradient), objective=loss.objective)
+        kernels.void_chunks(self._chunks, objective=loss.objective)
         self.progress.settle(loss.objective)
         self.progress.keep(p.latent, self._best_z)
         self.progress.keep(self.weights.flat, self._best_weights)
         self._move()
 
     def _move(self) -> None:
-        adam, at, p = self.kernels.adam_scheduled, self.progress.at, self.passes.generator
-        adam(p.latent, p.gradient, *self._z_moments, steps=self._z_steps, at=at)
-        for name, gradient in self.passes.gradients.items():
-            moments = self._first.parts[name], self._second.parts[name]
-            adam(self.weights.parts[name], gradient, *moments, steps=self._weight_steps, at=at)
+        kernels, at, p = self.kernels, self.progress.at, self.passes.generator
+        kernels.adam_scheduled(p.latent, p.gradient, *self._z_moments, steps=self._z_steps, at=at)
+        kernels.adam_chunks(
+            self.weights.flat, *self._moments, table=self._chunks, steps=self._weight_steps, at=at
+        )
 
     def outcome(self, seconds: float) -> tuple[Float, Outcome]:
         """The best image (1, C, h, w), and how the search ended with its z (1, n), on the host."""
@@ -177,7 +188,3 @@ class DeviceFinetuning:
         image: Float = device.to_host(p.image)
         found = self.progress.outcome((self._best_z,), seconds)
         return image, replace(found, best=(found.best[0].reshape(1, -1),))
-
-
-def _as_row(array: DeviceArray) -> DeviceArray:
-    return replace(array, shape=(1, array.size), strides=(), owner=array)

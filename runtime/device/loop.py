@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.kernels.cuda.device import Device
+from unblemish.kernels.cuda.device import Device, Watch
 from unblemish.kernels.cuda.driver import Event
 from unblemish.runtime.device.replay import Replay
 from unblemish.runtime.solvers.loop import Clock
@@ -30,6 +31,14 @@ class Schedule:
     most: int | None = None
 
 
+@runtime_checkable
+class SearchWatch(Watch, Protocol):
+    """A profile that repeats the step in its own ways, which says how long they took."""
+
+    def search(self, device: Device, replay: Replay, schedule: Schedule, clock: Clock) -> float:
+        """Do as `run`, with as many iterations at most."""
+
+
 def run(
     device: Device, replay: Replay, schedule: Schedule, *, clock: Clock = time.perf_counter
 ) -> float:
@@ -41,6 +50,8 @@ def run(
 
     Returns: seconds spent. The device is idle when it returns.
     """
+    if isinstance(device.watch, SearchWatch):
+        return device.watch.search(device, replay, schedule, clock)
     began = clock()
     _Run(device, replay, schedule, clock).all()
     return clock() - began

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
-from unblemish.doctor import examination, examine, kernel_probes, probes
+from unblemish.doctor import examination, examine, kernel_probes, kernel_samples, probes
 from unblemish.doctor.packages import PACKAGES
-from unblemish.kernels import Kernels, default_kernels
+from unblemish.errors import BackendError
+from unblemish.kernels import default_kernels
+from unblemish.kernels.cuda import CudaKernels, modules
 from unblemish.kernels.fallback import NumpyKernels
 from unblemish.kernels.reference import ReferenceKernels
+from unblemish.runtime.backends import nvidia
 
 Command = Callable[..., Any]
 
@@ -69,15 +75,24 @@ def test_probe_fails_for_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_names_the_kernels_and_their_instruction_set(run: Command) -> None:
     kernels = default_kernels()
-    (found,) = json.loads(run("doctor", "--json").out)["kernels"]
+    found, _ = json.loads(run("doctor", "--json").out)["kernels"]
     assert (found["part"], found["state"]) == (kernels.name, "works")
     expected = f"{kernels.instruction_set} (of" if kernels.name == "cpu" else "not compiled"
     assert expected in found["detail"]
 
 
-@pytest.mark.parametrize("kernels", [NumpyKernels(), ReferenceKernels()])
-def test_probes_of_kernels_agree_with_numpy_and_float64(kernels: Kernels) -> None:
-    assert all(probe(kernels) for probe in kernel_probes.PROBES.values())
+def test_samples_are_those_of_the_whole_protocol() -> None:
+    assert len(kernel_samples.methods()) >= 22
+    assert kernel_probes.differing(NumpyKernels()) == []
+    for name in kernel_samples.methods():
+        for array in kernel_samples.run(ReferenceKernels(), name):
+            assert np.isfinite(array.astype(float)).all(), name
+
+
+def test_kernels_that_do_nothing_differ_in_every_method() -> None:
+    idle: Any = SimpleNamespace(**{name: lambda **_: None for name in kernel_samples.methods()})
+    idle.all_finite = lambda x: False
+    assert kernel_probes.differing(idle) == kernel_samples.methods()
 
 
 def test_doctor_names_the_kernels_that_give_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +100,7 @@ def test_doctor_names_the_kernels_that_give_wrong_numbers(monkeypatch: pytest.Mo
         gradient += 1
 
     monkeypatch.setattr(type(default_kernels()), "total_variation", off)
-    (found,) = examine().groups["kernels"]
+    found, _ = examine().groups["kernels"]
     assert (found.state, found.detail) == ("broken", "wrong numbers from total_variation")
 
 
@@ -94,10 +109,64 @@ def test_doctor_survives_kernels_of_another_version(monkeypatch: pytest.MonkeyPa
         raise AttributeError("no attribute 'mahalanobis'")
 
     monkeypatch.setattr(type(default_kernels()), "mahalanobis", missing)
-    (found,) = examine().groups["kernels"]
+    found, _ = examine().groups["kernels"]
     assert found.state == "broken"
     assert "no attribute 'mahalanobis'" in found.detail
     assert not examine().healthy
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU, pycuda and nvcc."""
+    found = nvidia.Gpu("A GPU", (9, 0), (13, 0))
+    monkeypatch.setattr(nvidia, "find_gpu", lambda: found)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(modules, "find_nvcc", lambda: "/opt/nvcc")
+
+
+def _cuda() -> examination.Finding:
+    return examination._cuda_kernels()
+
+
+def test_doctor_says_why_the_cuda_kernels_do_not_run(
+    gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules, "has_binaries", lambda: False)
+    monkeypatch.setattr(modules, "find_nvcc", lambda: None)
+    assert (_cuda().state, "UNBLEMISH_CUDA=ON" in _cuda().advice) == ("absent", True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert (_cuda().state, _cuda().advice) == ("absent", "pip install 'unblemish[cuda]'")
+    monkeypatch.setattr(nvidia, "find_gpu", lambda: "the NVIDIA driver sees no GPU")
+    assert (_cuda().state, _cuda().detail) == ("absent", "the NVIDIA driver sees no GPU")
+    assert not _cuda().needed
+
+
+def test_doctor_runs_the_cuda_kernels(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, make_driver: Callable[..., Any]
+) -> None:
+    driver = make_driver()
+    monkeypatch.setattr(kernel_probes, "_cuda_kernels", lambda: CudaKernels(driver=driver))
+    assert (_cuda().state, _cuda().detail) == (
+        "works",
+        "compute capability 9.0, compiled here by /opt/nvcc",
+    )
+    assert set(driver.launched) >= {"adam", "dssim", "share_gradient", "mahalanobis", "energy_step"}
+    monkeypatch.setattr(modules, "has_binaries", lambda: True)
+    assert _cuda().detail.endswith("fat binaries")
+    monkeypatch.setattr(CudaKernels, "adam", lambda self, **_: None)
+    assert (_cuda().state, _cuda().detail) == ("broken", "wrong numbers from adam")
+
+
+def test_doctor_states_cuda_kernels_that_fail(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise BackendError("CUDA failed at cuInit: initialization error")
+
+    monkeypatch.setattr(kernel_probes, "_cuda_kernels", fail)
+    assert (_cuda().state, _cuda().detail) == (
+        "broken",
+        "CUDA failed at cuInit: initialization error",
+    )
+    assert examine().healthy
 
 
 def test_doctor_knows_the_packages_of_the_install_and_no_others() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from unblemish.cli import profile_device, profile_generator
 from unblemish.runtime.profiling import Peaks, Times, roofline
 
 Command = Callable[..., Any]
@@ -32,6 +33,16 @@ def test_profile_json_has_stages_steps_and_roofline(run: Command, bundle: Path) 
     assert figures["machine"]["gflops"] > 0
     assert figures["machine"]["gigabytes"] > 0
     assert figures["roofline"]["flops"] == 2 * 2 * 4 * 24 * 24
+
+
+def test_a_profile_of_the_device_has_no_roofline_of_the_host(run: Command, bundle: Path) -> None:
+    figures = json.loads(run("profile", bundle, "--json", "--seconds", 0).out)
+    assert "device" not in figures
+    joined = profile_device.joined(figures, {"steps": []})
+    assert joined["device"] == {"steps": []}
+    text = profile_generator.text(joined)
+    assert "per step" in text
+    assert "roofline" not in text
 
 
 def test_profile_compares_with_torch(run: Command, bundle: Path) -> None:

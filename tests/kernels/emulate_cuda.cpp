@@ -15,6 +15,7 @@
 #include "rgi_l1.cu"
 
 EXPORT(adam);
+EXPORT(adam_chunks);
 EXPORT(add_values);
 EXPORT(all_finite);
 EXPORT(disbelief);
@@ -37,5 +38,5 @@ EXPORT(latent_prior);
 EXPORT(lbfgs_step);
 EXPORT(lbfgs_trial);
 EXPORT(settle);
-EXPORT(void_rows);
+EXPORT(void_chunks);
 EXPORT(settle_stages);

@@ -15,5 +15,8 @@ EXPORT(log_penalty);
 EXPORT(mixture_prior);
 EXPORT(share_gradient);
 EXPORT(share_gradient_direct);
+EXPORT(share_gradient_direct_wide);
+EXPORT(share_gradient_wide);
 EXPORT(sharing_weights);
+EXPORT(sharing_weights_wide);
 EXPORT(total_variation);

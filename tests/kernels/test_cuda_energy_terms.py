@@ -98,6 +98,26 @@ def test_dssim_drivers_match_reference(
     np.testing.assert_allclose(objective, expected[3], rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("window", [1, 11, 31])
+def test_dssim_by_tiles_gives_the_bits_of_the_caches(
+    launch: Launch, shape: tuple[int, int, int, int], window: int
+) -> None:
+    x, g, scale = _images(shape)
+    batch, channels, *size = shape
+    weights = np.random.default_rng(window).random(window, dtype=np.float32) / window
+    given, sizes = (weights, ctypes.c_int(window // 2)), [ctypes.c_int(value) for value in shape]
+    constants, found = DssimConstants(1.0, 1e-4, 9e-4), []
+    for suffix in ("", "_wide"):
+        slopes = np.full((batch, channels, 4, *size), np.nan, np.float32)
+        shown, partial = np.full((batch, 1, *size), np.nan, np.float32), np.empty((batch, GRID[0]))
+        out = np.full((2, *shape), np.nan, np.float32)
+        launch(f"dssim{suffix}", GRID, x, g, *given, constants, slopes, shown, partial, *sizes)
+        launch(f"dssim_gradient{suffix}", GRID, x, g, *given, slopes, scale, *out, *sizes)
+        found.append((slopes, shown, partial, out))
+    for tiled, wide in zip(*found, strict=True):
+        np.testing.assert_array_equal(tiled, wide)
+
+
 def test_dssim_driver_writes_what_is_asked_for_alone(launch: Launch) -> None:
     x, g, _ = _images((1, 1, 20, 20))
     weights = np.ones(1, np.float32)

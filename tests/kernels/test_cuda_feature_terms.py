@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emulated_driver import EmulatedDriver
 
+from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.reference.candidates import nearest_candidate, top_candidates
 from unblemish.kernels.reference.mahalanobis import mahalanobis, mahalanobis_low_rank
 
@@ -78,6 +80,16 @@ def test_mahalanobis_low_rank_driver_matches_reference(
     alone = np.full_like(c.scores, 7)
     launch("mahalanobis_low_rank", (1, 1), *arrays, alone, None, *sizes)
     np.testing.assert_array_equal(alone, c.scores)
+
+
+@pytest.mark.parametrize(
+    ("items", "length", "grid"), [(3, 20, (8, 1)), (3, 2, (2, 3)), (9, 2, (2, 4)), (9, 8, (8, 1))]
+)
+def test_cells_come_before_items(
+    make_driver: Callable[..., EmulatedDriver], items: int, length: int, grid: tuple[int, int]
+) -> None:
+    """Items of one place follow each other in a block where the cells alone fill the chip."""
+    assert CudaKernels(driver=make_driver(multiprocessors=1))._blocks(items, length) == grid
 
 
 def test_more_channels_than_there_is_room_for_give_nan(launch: Launch) -> None:
@@ -155,7 +167,7 @@ class Search:
 @pytest.mark.parametrize(
     ("queries", "rows", "channels", "count", "slices"),
     [(1, 1, 1, 1, 1), (3, 5, 2, 5, 1), (13, 33, 7, 4, 3), (150, 301, 19, 9, 2), (70, 700, 48, 1, 3),
-     (5, 500, 16, 130, 4), (2, 64, 33, 64, 5)],
+     (5, 500, 16, 130, 4), (2, 64, 33, 64, 5), (3, 700, 3, 60, 9)],
 )  # fmt: skip
 def test_search_drivers_match_brute_force(
     launch: Launch,

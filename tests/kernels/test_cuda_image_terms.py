@@ -12,18 +12,12 @@ import pytest
 from unblemish.kernels.reference.adan import adan
 from unblemish.kernels.reference.log_penalty import log_penalty
 from unblemish.kernels.reference.mixture_prior import mixture_prior
-from unblemish.kernels.reference.sharing import (
-    share_gradient,
-    share_gradient_direct,
-    sharing_weights,
-)
 from unblemish.kernels.reference.total_variation import total_variation
 
 GRID = (3, 2)  # blocks per item, items at once: fewer than the batch, so that both loops stride
 # As for the CPU kernels: a dozen float32 roundings, slopes that reach 100; sums in float64.
 ELEMENT = {"rtol": 2e-6, "atol": 5e-5}
 SUM = {"rtol": 2e-6, "atol": 1e-6}
-SHARING = {"radius": 2, "sigma_space": 1.1, "sigma_colour": 3.0}
 
 SHAPES = [(1, 1, 1, 1), (3, 3, 9, 11), (3, 4, 4, 8), (2, 1, 1, 19), (2, 1, 19, 1), (3, 1, 37, 52)]
 
@@ -139,31 +133,6 @@ def test_mixture_prior_driver_matches_reference(launch: Launch, plain: Images) -
     arrays = (means, precisions, ctypes.c_int(3), i.weight, i.free, i.gradient, i.partial)
     launch("mixture_prior", GRID, i.n, *arrays, i.batch, i.channels, i.plane)
     i.finish(launch, mixture_prior(i.n, means, precisions, i.weight, i.free))
-
-
-def test_sharing_drivers_match_reference(launch: Launch, plain: Images) -> None:
-    i = plain
-    table = np.full((i.shape[0], 25, *i.shape[2:]), 7, np.float16)
-    sigmas = (ctypes.c_float(1 / 1.1), ctypes.c_float(1 / 3.0))
-    sizes = (i.batch, i.channels, *i.size, ctypes.c_int(2))
-    launch("sharing_weights", GRID, i.x, *sigmas, table, *sizes)
-    wanted = sharing_weights(i.x, **SHARING)
-    np.testing.assert_allclose(table.astype(float), wanted, rtol=0, atol=2.5e-4)
-    launch("share_gradient", GRID, i.g, table, i.gradient, *sizes)
-    expected = share_gradient(i.g, table, radius=2)
-    np.testing.assert_allclose(i.gradient, expected, rtol=0, atol=2e-6)
-    launch("share_gradient_direct", GRID, i.g, i.x, *sigmas, i.gradient, *sizes)
-    np.testing.assert_allclose(
-        i.gradient, share_gradient_direct(i.g, i.x, **SHARING), rtol=0, atol=4e-6
-    )
-
-
-def test_halves_on_the_device_are_those_of_numpy(launch: Launch) -> None:
-    bits = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 1, 256, 256)
-    shared = np.empty((1, 1, 256, 256), np.float32)
-    sizes = [ctypes.c_int(value) for value in (1, 1, 256, 256, 0)]
-    launch("share_gradient", (2, 1), np.ones_like(shared), bits, shared, *sizes)
-    np.testing.assert_array_equal(shared, bits.astype(np.float32))
 
 
 @pytest.mark.parametrize("step", [1, 3])

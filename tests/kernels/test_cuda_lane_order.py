@@ -38,7 +38,6 @@ def _images(kernels: Any) -> list[Any]:
     kernels.residual_l1(x, g, scale, cotangent=out, objective=value, weight=mask)
     found += [out.copy(), value.copy()]
     kernels.hold(x, g, mask, scale, cotangent=out, objective=value)
-    kernels.void_rows(out, objective=value)
     found += [out.copy(), value.copy()]
     rows = x.reshape(2, -1).copy()
     kernels.project_ball(rows, centre=None, radius=lam)

@@ -50,7 +50,7 @@ def test_streaming_kernels_load_and_store_sixteen_bytes(
     for name, kernel in found.items():
         if name != "all_finite" and not name.startswith(("finish", "settle")):
             assert kernel.wide_loads, f"{name} loads no 16 bytes at once"
-    writers = ("norms", "squared_distance", "all_finite", "void_rows", "finish_sum")
+    writers = ("norms", "squared_distance", "all_finite", "void_chunks", "finish_sum")
     for name, kernel in found.items():
         if name not in writers and not name.startswith(("finish", "settle")):
             assert kernel.wide_stores, f"{name} stores no 16 bytes at once"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from ctypes import CDLL, c_void_p
@@ -12,6 +13,7 @@ import pytest
 from cuda_emulation import SOURCES
 
 from unblemish.errors import BackendError
+from unblemish.kernels.cuda import driver, energy_terms, feature_terms, image_terms
 from unblemish.kernels.cuda import signatures as module
 from unblemish.kernels.cuda.signatures import signatures
 
@@ -42,6 +44,22 @@ def test_a_signature_is_that_of_its_source() -> None:
     weights = {p.name: p for p in signatures()["share_gradient"].parameters}["weights"]
     assert weights.dtype == np.float16
     assert {p.name: p for p in signatures()["settle"].parameters}["least"].format == "d"
+
+
+def test_limits_of_the_host_are_those_of_the_sources() -> None:
+    text = "".join(path.read_text() for path in sorted(module.SOURCES.glob("*.cu*")))
+    stated = dict(re.findall(r"constexpr int (\w+) = (\d+);", text))
+    for name, value in {
+        "kRoom": image_terms._ROOM,
+        "kAcross": image_terms._ACROSS,
+        "kMostReach": energy_terms._NARROW // 2,
+        "kMostChannels": feature_terms.MOST_CHANNELS,
+        "kMostRank": feature_terms.MOST_DIRECTIONS,
+        "kTile": feature_terms._TILE,
+        "kThreads": driver.THREADS,
+    }.items():
+        assert int(stated[name]) == value, name
+    assert image_terms._DOWN * image_terms._ACROSS == driver.THREADS == energy_terms._SIDE**2
 
 
 @pytest.mark.parametrize("kind", ["long double*", "unsigned long", "Unknown", "const Thing*"])

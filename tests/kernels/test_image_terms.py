@@ -92,8 +92,10 @@ def test_mixture_prior_is_that_of_torch(kernels: Any, shape: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("radius", [0, 1, 5])
-def test_sharing_is_that_of_unfold(kernels: Any, shape: tuple[int, ...], radius: int) -> None:
+@pytest.mark.parametrize(("radius", "sigma"), [(0, 1.1), (1, 1.1), (5, 1.1), (15, 30.0)])
+def test_sharing_is_that_of_unfold(
+    kernels: Any, shape: tuple[int, ...], radius: int, sigma: float
+) -> None:
     x, gradient = image(shape, 3), image(shape, 4) - 2
     side = 2 * radius + 1
     batch, _, height, width = shape
@@ -106,14 +108,14 @@ def test_sharing_is_that_of_unfold(kernels: Any, shape: tuple[int, ...], radius:
     t = torch.tensor(x, dtype=torch.float64)
     inside = patches(torch.ones(batch, 1, height, width, dtype=torch.float64))[:, 0]
     ramp = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    space = torch.exp(-(ramp[:, None] ** 2 + ramp**2) / 1.1).reshape(-1, 1, 1)
+    space = torch.exp(-(ramp[:, None] ** 2 + ramp**2) / sigma).reshape(-1, 1, 1)
     colour = torch.exp(-(patches(t) - t[:, :, None]).square().sum(1) / 3.0)
     expected = space * colour * inside
     expected = expected / expected.sum(1, keepdim=True)
     shared = (patches(torch.tensor(gradient, dtype=torch.float64)) * expected[:, None]).sum(2)
 
     weights = np.empty((batch, side * side, height, width), np.float16)
-    settings = {"radius": radius, "sigma_space": 1.1, "sigma_colour": 3.0}
+    settings = {"radius": radius, "sigma_space": sigma, "sigma_colour": 3.0}
     kernels.sharing_weights(x, **settings, weights=weights)
     np.testing.assert_allclose(weights, expected.numpy(), atol=HALF)
     out = np.empty_like(x)

@@ -61,6 +61,7 @@ kernels.adam(there, device.to_device(np.ones_like(x)), *moments, step=1, lr=0.5)
 np.testing.assert_allclose(device.to_host(there), x - 0.5, rtol=1e-6)
 assert kernels.all_finite(there)
 assert device.driver.device == (2, 0) and device.driver.multiprocessors == 2
+assert device.driver.cache == 65536
 """)
 
 
@@ -114,11 +115,41 @@ driver.lead(2)
 event = driver.record()
 event.wait()
 assert event.reached()
+first = driver.record(timing=True)
+move()
+graph.launch()
+last = driver.record(timing=True)
+driver.synchronise()
+assert last.since(first) == 2  # this driver takes a millisecond for everything
+try:
+    last.since(event)
+except BackendError as error:
+    assert "CUDA failed at cuEventElapsedTime" in str(error), error
 pinned = device.pinned((2, 15))
 pinned[...] = x
 device.upload(there, pinned)
 device.copy(grad, there)
 np.testing.assert_array_equal(device.to_host(grad), x)
+""")
+
+
+def test_ceilings_are_measured(script: Callable[[str], str]) -> None:
+    script("""
+from unblemish.errors import BackendError
+from unblemish.runtime.device.engines import DeviceEngines
+from unblemish.runtime.profiling.device_ceilings import Sizes, measure_ceilings
+from unblemish.runtime.profiling.device_timeline import Backlog
+def refuse(path):
+    raise BackendError("there is no engine here.")
+backlog, sizes = Backlog(device, nbytes=1 << 16), Sizes(16, 1 << 16)
+found = measure_ceilings(device, DeviceEngines(kernels, refuse), backlog, sizes)
+# A millisecond for everything but an event.
+assert (found.mark, found.least, found.node, found.launch) == (0, 1, 1, 1), found
+assert found.gemm == {} and found.cache == 65536
+np.testing.assert_allclose(
+    [found.copy, found.cached, found.upload, found.download],
+    1e-6 * np.array([2 * 8 * 65536, 2 * 16384, 65536, 65536]), rtol=1e-6,
+)
 """)
 
 
@@ -162,3 +193,12 @@ modules._module("adam", (9, 0))
 """)
     assert "no compiled CUDA kernels for compute capability 9.0" in said
     assert said.rstrip().endswith("compiles norms")
+
+
+def test_doctor_runs_every_kernel(script: Callable[[str], str]) -> None:
+    script("""
+from unblemish.doctor.examination import _cuda_kernels
+modules.has_binaries = lambda: True
+found = _cuda_kernels()
+assert (found.state, found.detail) == ("works", "compute capability 9.0, fat binaries"), found
+""")

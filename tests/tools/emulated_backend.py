@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from emulated_driver import EmulatedDriver
 
@@ -31,19 +32,23 @@ class EmulatedBackend(OrtBackend):
 class _Graph(OrtGraph):
     def __init__(self, kernels: CudaKernels, path: str, capturable: bool) -> None:
         super().__init__(kernels.device, open_session(path, 1))
-        self.capturable = capturable
+        self.capturable, self._name = capturable, Path(path).stem
 
     def over(self, inputs: Mapping[str, DeviceArray]) -> OrtPass:
-        return _LaterPass(super().over(inputs), self._device.driver, self.capturable)  # type: ignore[return-value, arg-type]
+        inner = super().over(inputs)
+        return _LaterPass(inner, self._device.driver, self.capturable, self._name)  # type: ignore[return-value, arg-type]
 
 
 class _LaterPass:
-    """A pass whose engine runs when the stream gets there, as on a GPU."""
+    """A pass whose engine runs when the stream gets there, as on a GPU.
 
-    def __init__(self, inner: OrtPass, driver: EmulatedDriver, capturable: bool) -> None:
+    It takes what the driver's clock has for the name of its file.
+    """
+
+    def __init__(self, inner: OrtPass, driver: EmulatedDriver, capturable: bool, name: str) -> None:
         self.inputs, self.outputs, self.capturable = inner.inputs, inner.outputs, capturable
-        self._inner, self._driver = inner, driver
+        self._inner, self._driver, self._name = inner, driver, name
 
     def enqueue(self, stream: int) -> None:
         assert self.capturable or not self._driver.capturing
-        self._driver.enqueue(lambda: self._inner.enqueue(stream))
+        self._driver.enqueue(lambda: self._inner.enqueue(stream), self._name)

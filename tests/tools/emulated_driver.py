@@ -4,6 +4,7 @@ What is put on the stream runs when somebody waits for it, not before: a missing
 array reused too early or memory given back too soon show. Device memory is host memory of its own,
 filled with NaN, and every pointer of a launch must lie in a live piece of it. While a graph is
 captured, allocating, waiting and copying from or to pageable memory are refused, as by CUDA.
+Everything takes as long as the clock says, see `EmulatedClock`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from cuda_emulation import launch_packed
+from emulated_clock import EmulatedClock
 from numpy.typing import NDArray
 
 from unblemish.errors import BackendError
@@ -40,19 +42,26 @@ class EmulatedMemory:
 class EmulatedEvent:
     """Reached when all that was on the stream before it has run."""
 
-    def __init__(self, driver: EmulatedDriver) -> None:
-        self._driver = driver
+    def __init__(self, driver: EmulatedDriver, timing: bool) -> None:
+        self._driver, self._timing = driver, timing
         self._passed = False
-        driver.enqueue(self._pass)
+        driver.enqueue(self._pass, "event")
 
     def _pass(self) -> None:
         self._passed = True
+        self._at = self._driver.clock.device
 
     def reached(self) -> bool:
         return self._passed
 
     def wait(self) -> None:
         self._driver.run_until(lambda: self._passed)
+        self._driver.clock.waited(self._at)
+
+    def since(self, before: EmulatedEvent) -> float:
+        assert self._timing, "recorded without timing"
+        assert before._timing, "recorded without timing"
+        return self._at - before._at
 
 
 class EmulatedGraph:
@@ -65,7 +74,10 @@ class EmulatedGraph:
     def launch(self) -> None:
         assert not self._driver.capturing
         self.launches += 1
-        self._driver.pending.extend(self.work)
+        driver = self._driver
+        put = driver.clock.putting()
+        driver.pending.append(lambda: driver.clock.spend(0.0, put))
+        driver.pending.extend(self.work)
 
 
 class EmulatedDriver:
@@ -75,9 +87,16 @@ class EmulatedDriver:
     stream = 4096
 
     def __init__(
-        self, libraries: Sequence[ctypes.CDLL], *, multiprocessors: int = 1, lazy: bool = True
+        self,
+        libraries: Sequence[ctypes.CDLL],
+        *,
+        multiprocessors: int = 1,
+        cache: int = 1 << 16,
+        lazy: bool = True,
+        clock: EmulatedClock | None = None,
     ) -> None:
-        self.multiprocessors = multiprocessors
+        self.multiprocessors, self.cache = multiprocessors, cache
+        self.clock = clock or EmulatedClock()
         self.device = (1, 0)  # kDLCPU: what NumPy and torch read
         self.capturing = False
         self.live: dict[int, int] = {}
@@ -118,7 +137,7 @@ class EmulatedDriver:
             launch_packed(library, kernel.name, grid, packed)
 
         self.launched.append(kernel.name)
-        self.enqueue(run)
+        self.enqueue(run, kernel.name)
 
     def upload(self, pointer: int, host: NDArray[Any]) -> None:
         assert host.flags.c_contiguous
@@ -126,22 +145,31 @@ class EmulatedDriver:
         if not self._is_pinned(host):
             self._not_capturing("copy from pageable memory")
             source = host.copy()  # CUDA takes it before it returns
-        self.enqueue(lambda: self.bytes_at(pointer, source.nbytes).__setitem__(..., _raw(source)))
+        self.enqueue(
+            lambda: self.bytes_at(pointer, source.nbytes).__setitem__(..., _raw(source)),
+            "upload", host.nbytes,
+        )  # fmt: skip
 
     def download(self, host: NDArray[Any], pointer: int) -> None:
         assert host.flags.c_contiguous
         if not self._is_pinned(host):
             self._not_capturing("copy to pageable memory")
-        self.enqueue(lambda: _raw(host).__setitem__(..., self.bytes_at(pointer, host.nbytes)))
+        self.enqueue(
+            lambda: _raw(host).__setitem__(..., self.bytes_at(pointer, host.nbytes)),
+            "download", host.nbytes,
+        )  # fmt: skip
 
     def copy(self, to: int, source: int, nbytes: int) -> None:
         self.enqueue(
-            lambda: self.bytes_at(to, nbytes).__setitem__(..., self.bytes_at(source, nbytes))
-        )
+            lambda: self.bytes_at(to, nbytes).__setitem__(..., self.bytes_at(source, nbytes)),
+            "copy", nbytes,
+        )  # fmt: skip
 
     def fill(self, pointer: int, word: int, count: int) -> None:
         assert pointer % 4 == 0
-        self.enqueue(lambda: self.bytes_at(pointer, 4 * count).view(np.uint32).fill(word))
+        self.enqueue(
+            lambda: self.bytes_at(pointer, 4 * count).view(np.uint32).fill(word), "fill", 4 * count
+        )
 
     def follow(self, stream: int) -> None:
         self._not_capturing("wait for another stream")
@@ -152,14 +180,15 @@ class EmulatedDriver:
         self.led.append(stream)
         self.run_until(lambda: not self.pending)  # the host is the other stream
 
-    def record(self) -> EmulatedEvent:
+    def record(self, *, timing: bool = False) -> EmulatedEvent:
         self._not_capturing("record an event to wait for")
-        return EmulatedEvent(self)
+        return EmulatedEvent(self, timing)
 
     def synchronise(self) -> None:
         self._not_capturing("wait")
         self.waits += 1
         self.run_until(lambda: not self.pending)
+        self.clock.waited(self.clock.device)
 
     def begin_capture(self) -> None:
         assert not self.capturing
@@ -173,12 +202,20 @@ class EmulatedDriver:
     def abandon_capture(self) -> None:
         self.capturing, self.captured = False, []
 
-    def enqueue(self, work: Work) -> None:
+    def enqueue(self, work: Work, name: str = "engine", nbytes: int = 0) -> None:
         """Put anything on the stream: what an engine of a test does."""
-        if self.capturing:
-            self.captured.append(work)
+        clock, capturing = self.clock, self.capturing
+        cost = clock.cost(name, nbytes) + (clock.node if capturing else 0.0)
+        put = 0.0 if capturing else clock.putting()
+
+        def run() -> None:
+            clock.spend(cost, put)
+            work()
+
+        if capturing:
+            self.captured.append(run)
             return
-        self.pending.append(work)
+        self.pending.append(run)
         if not self._lazy:
             self.run_until(lambda: not self.pending)
 

@@ -17,7 +17,7 @@
 using Work = std::function<int()>;
 using Launcher = int (*)(unsigned, unsigned, const unsigned char*, std::size_t);
 
-enum Code { kSuccess = 0, kInvalid = 1, kNoBinary = 209, kNotFound = 500, kCapture = 900, kLaunch = 719 };
+enum Code { kSuccess = 0, kInvalid = 1, kNoBinary = 209, kHandle = 400, kNotFound = 500, kCapture = 900, kLaunch = 719 };
 
 struct Graph {
   std::vector<Work> work;
@@ -31,13 +31,19 @@ static std::map<std::uintptr_t, std::size_t> memory;
 static std::vector<void*> contexts;
 static bool capturing;
 static Graph recorded;
+static double ran;  // ms: every piece of work takes one
+
+struct Event {
+  unsigned flags;
+  double at;
+};
 
 static int put(const Work& work) {
   if (capturing) {
     recorded.work.push_back(work);
     return kSuccess;
   }
-  return work();
+  return ran += 1, work();
 }
 
 static bool inside(std::uint64_t at, std::size_t bytes) {
@@ -66,8 +72,9 @@ int cuDeviceGetCount(int* count) { return *count = 1, kSuccess; }
 int cuDeviceGet(int* device, int number) { return *device = number, number == 0 ? kSuccess : kInvalid; }
 int cuDeviceComputeCapability(int* major, int* minor, int) { return *major = 9, *minor = 0, kSuccess; }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-  // Capability 9.0, two multiprocessors, a warp of 32.
-  *value = attribute == 75 ? 9 : attribute == 76 ? 0 : attribute == 16 ? 2 : attribute == 10 ? 32 : 1024;
+  // Capability 9.0, two multiprocessors, a warp of 32, 64 KB of L2 cache.
+  static const std::map<int, int> known = {{75, 9}, {76, 0}, {16, 2}, {10, 32}, {38, 65536}};
+  *value = known.count(attribute) ? known.at(attribute) : 1024;
   return kSuccess;
 }
 int cuGetErrorString(int code, const char** text) {
@@ -155,9 +162,18 @@ int cuStreamCreate(void** stream, unsigned flags) { return *stream = new int(7),
 int cuStreamDestroy_v2(void*) { return kSuccess; }
 int cuStreamSynchronize(void*) { return capturing ? kCapture : kSuccess; }
 int cuStreamWaitEvent(void*, void*, unsigned) { return kSuccess; }
-int cuEventCreate(void** event, unsigned) { return *event = new int(0), kSuccess; }
-int cuEventDestroy_v2(void*) { return kSuccess; }
-int cuEventRecord(void*, void*) { return kSuccess; }
+int cuEventCreate(void** event, unsigned flags) { return *event = new Event{flags, -1}, kSuccess; }
+int cuEventDestroy_v2(void* event) { return delete static_cast<Event*>(event), kSuccess; }
+int cuEventRecord(void* event, void*) { return static_cast<Event*>(event)->at = ran, kSuccess; }
+int cuEventElapsedTime_v2(float* passed, void* before, void* after) {
+  const auto *first = static_cast<Event*>(before), *last = static_cast<Event*>(after);
+  // CU_EVENT_DISABLE_TIMING
+  if ((first->flags | last->flags) & 2 || first->at < 0 || last->at < 0) return kHandle;
+  return *passed = static_cast<float>(last->at - first->at), kSuccess;
+}
+int cuEventElapsedTime(float* passed, void* before, void* after) {
+  return cuEventElapsedTime_v2(passed, before, after);
+}
 int cuEventQuery(void*) { return kSuccess; }
 int cuEventSynchronize(void*) { return kSuccess; }
 
@@ -170,7 +186,7 @@ int cuGraphDestroy(void* graph) { return delete static_cast<Graph*>(graph), kSuc
 int cuGraphExecDestroy(void* graph) { return delete static_cast<Graph*>(graph), kSuccess; }
 int cuGraphLaunch(void* graph, void*) {
   for (const Work& work : static_cast<Graph*>(graph)->work)
-    if (const int code = work()) return code;
+    if (const int code = (ran += 1, work())) return code;
   return kSuccess;
 }
 }

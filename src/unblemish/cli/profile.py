@@ -35,12 +35,27 @@ def profile(
     import json
 
     from unblemish.bundle import Bundle
-    from unblemish.cli import profile_autoencoder, profile_detector, profile_generator
+    from unblemish.cli import (
+        profile_autoencoder,
+        profile_detector,
+        profile_device,
+        profile_generator,
+    )
 
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     of = profile_generator if manifest.energy is None else profile_autoencoder
     of = of if manifest.detector is None else profile_detector
     compared = None if baseline is None else baseline.value
-    result = of.measure(opened, ProfileOptions(backend, threads, compared, images, seconds))
-    typer.echo(json.dumps(result, indent=2) if as_json else of.text(result))
+    options = ProfileOptions(backend, threads, compared, images, seconds)
+    reads = of.reads(opened, options)
+    device = profile_device.measure(opened, options, reads)
+    result = of.measure(opened, options, reads)
+    if device is not None:
+        result = profile_device.joined(result, device)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    typer.echo(of.text(result))
+    if device is not None:
+        typer.echo("\n" + profile_device.text(device))

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from unblemish.cli.profile_options import ProfileOptions, folder_reads, format_times
+from unblemish.cli.profile_options import ProfileOptions, format_times, given_reads
 
 if TYPE_CHECKING:
     from unblemish.bundle import Bundle
+    from unblemish.runtime.profiling.stages import Read
 
 
-def measure(bundle: Bundle, options: ProfileOptions) -> dict[str, Any]:
-    """Stages of inspections, and what a turn and a step of the search take. Raises: ConfigError."""
+def reads(bundle: Bundle, options: ProfileOptions) -> list[Read]:
+    """Readers of the images given. Raises: ConfigError where there are none."""
+    return given_reads(options, "an autoencoder")
+
+
+def measure(bundle: Bundle, options: ProfileOptions, reads: Sequence[Read]) -> dict[str, Any]:
+    """Stages of inspections, and what a turn and a step of the search take."""
     from dataclasses import asdict
 
-    from unblemish.errors import ConfigError
     from unblemish.runtime.inspector import Inspector
     from unblemish.runtime.profiling import profile_projection, profile_stages
 
-    if options.images is None:
-        raise ConfigError("an autoencoder is profiled on images of the part: --images DIR.")
-    if options.baseline is not None:
-        raise ConfigError("--baseline compares steps of a generator; this is an autoencoder.")
-    reads = folder_reads(options.images)
     with Inspector.open(bundle, backend=options.backend, threads=options.threads) as inspector:
         refine = inspector.refine
         stages = profile_stages(inspector, reads, seconds=options.seconds)

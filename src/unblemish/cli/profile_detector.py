@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from unblemish.cli.profile_options import ProfileOptions, folder_reads, format_times
+from unblemish.cli.profile_options import ProfileOptions, format_times, given_reads
 
 if TYPE_CHECKING:
     from unblemish.bundle import Bundle
+    from unblemish.runtime.profiling.stages import Read
 
 
-def measure(bundle: Bundle, options: ProfileOptions) -> dict[str, Any]:
-    """Stages of inspections, and passes by the size of the crop. Raises: ConfigError."""
+def reads(bundle: Bundle, options: ProfileOptions) -> list[Read]:
+    """Readers of the images given. Raises: ConfigError where there are none."""
+    return given_reads(options, "a detector")
+
+
+def measure(bundle: Bundle, options: ProfileOptions, reads: Sequence[Read]) -> dict[str, Any]:
+    """Stages of inspections, and passes by the size of the crop."""
     from dataclasses import asdict
 
-    from unblemish.errors import ConfigError
     from unblemish.runtime.inspector import Inspector
     from unblemish.runtime.profiling import profile_crops, profile_inspections
 
-    if options.images is None:
-        raise ConfigError(
-            "a detector makes no images of its own. Give some to inspect, best with defects: "
-            "--images DIR."
-        )
-    if options.baseline is not None:
-        raise ConfigError("--baseline compares steps of a generator; a detector's has none.")
-    reads = folder_reads(options.images)
     with Inspector.open(bundle, backend=options.backend, threads=options.threads) as inspector:
         refine = inspector.refine
         stages = profile_inspections(inspector, reads, seconds=options.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from unblemish.cli.profile_options import ProfileOptions, folder_reads, format_times
@@ -11,14 +12,24 @@ if TYPE_CHECKING:
     from unblemish.runtime.profiling.stages import Read
 
 
-def measure(bundle: Bundle, options: ProfileOptions) -> dict[str, Any]:
+def reads(bundle: Bundle, options: ProfileOptions) -> list[Read]:
+    """Readers of the images given, or of PNGs, in memory, of images the generator makes."""
+    from functools import partial
+
+    from unblemish.images import decode_image
+
+    if options.images is not None:
+        return folder_reads(options.images)
+    return [partial(decode_image, content) for content in _made(bundle, options.backend)]
+
+
+def measure(bundle: Bundle, options: ProfileOptions, reads: Sequence[Read]) -> dict[str, Any]:
     """Stages of inspections, steps beside the baseline's, and the machine's limits."""
     from dataclasses import asdict
 
     from unblemish.runtime.inspector import Inspector
     from unblemish.runtime.profiling import measure_peaks, profile_stages, profile_steps, roofline
 
-    reads = _reads(bundle, options)
     with Inspector.open(bundle, backend=options.backend, threads=options.threads) as inspector:
         stages = profile_stages(inspector, reads, seconds=options.seconds)
     steps = profile_steps(
@@ -49,17 +60,6 @@ def measure(bundle: Bundle, options: ProfileOptions) -> dict[str, Any]:
     }
 
 
-def _reads(bundle: Bundle, options: ProfileOptions) -> list[Read]:
-    """Readers of the images given, or of PNGs, in memory, of images the generator makes."""
-    from functools import partial
-
-    from unblemish.images import decode_image
-
-    if options.images is not None:
-        return folder_reads(options.images)
-    return [partial(decode_image, content) for content in _made(bundle, options.backend)]
-
-
 def _made(bundle: Bundle, backend: str, count: int = 8) -> list[bytes]:
     import cv2
     import numpy as np
@@ -88,10 +88,10 @@ def _made(bundle: Bundle, backend: str, count: int = 8) -> list[bytes]:
 
 def text(result: dict[str, Any]) -> str:
     """The profile as tables."""
-    machine, roof = result["machine"], result["roofline"]
     steps = result["steps_per_image"]
+    threads = f", {result['machine']['threads']} threads" if "machine" in result else ""
     lines = [
-        f"{result['bundle']}, backend {result['backend']}, {machine['threads']} threads",
+        f"{result['bundle']}, backend {result['backend']}{threads}",
         "",
         f"per image, {steps['p50']:.0f} steps at the median",
         format_times(result["per_image_ms"]),
@@ -107,15 +107,17 @@ def text(result: dict[str, Any]) -> str:
             f"torch takes {result['baseline']['speedup']:.2f} times as long "
             "(median over the rounds, both timed in each)",
         ]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"machine   {machine['gflops']:.0f} GFLOP/s matrix product ({machine['gemm']}), "
-            f"{machine['gigabytes']:.1f} GB/s copy",
-            f"step      {roof['flops'] / 1e9:.3f} GFLOP, {roof['bytes_moved'] / 1e6:.1f} MB at "
-            f"least; {roof['gflops']:.0f} GFLOP/s reached",
-            f"roofline  {roof['compute_ms']:.2f} ms by arithmetic, {roof['memory_ms']:.2f} ms by "
-            f"memory: {roof['share']:.0%} of the {roof['limit']} limit",
-        ]
-    )
+    if "roofline" in result:
+        lines += ["", *_limits(result["machine"], result["roofline"])]
+    return "\n".join(lines)
+
+
+def _limits(machine: dict[str, Any], roof: dict[str, Any]) -> list[str]:
+    return [
+        f"machine   {machine['gflops']:.0f} GFLOP/s matrix product ({machine['gemm']}), "
+        f"{machine['gigabytes']:.1f} GB/s copy",
+        f"step      {roof['flops'] / 1e9:.3f} GFLOP, {roof['bytes_moved'] / 1e6:.1f} MB at "
+        f"least; {roof['gflops']:.0f} GFLOP/s reached",
+        f"roofline  {roof['compute_ms']:.2f} ms by arithmetic, {roof['memory_ms']:.2f} ms by "
+        f"memory: {roof['share']:.0%} of the {roof['limit']} limit",
+    ]

@@ -29,6 +29,25 @@ def folder_reads(folder: Path) -> list[Read]:
     return [partial(read_image, path) for path in list_images(folder)]
 
 
+def given_reads(options: ProfileOptions, kind: str) -> list[Read]:
+    """Readers of the images given, for bundles that make none.
+
+    Args:
+        kind: of the bundle, with its article, for the errors.
+    Raises: ConfigError without a folder, or with a baseline; as `folder_reads`.
+    """
+    from unblemish.errors import ConfigError
+
+    if options.images is None:
+        raise ConfigError(
+            f"{kind} makes no images of its own. Give some to inspect, best with defects: "
+            "--images DIR."
+        )
+    if options.baseline is not None:
+        raise ConfigError(f"--baseline compares steps of a generator; this is {kind}.")
+    return folder_reads(options.images)
+
+
 def format_times(rows: dict[str, dict[str, float]]) -> str:
     """Percentiles by stage, milliseconds."""
     from unblemish.cli.table import format_table

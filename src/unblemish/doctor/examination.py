@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unblemish import __version__
 from unblemish.cores import available_cores
-from unblemish.doctor.kernel_probes import probe_kernels
+from unblemish.doctor.kernel_probes import probe_cuda_kernels, probe_kernels
 from unblemish.doctor.packages import PACKAGES, Package, installed_version
 from unblemish.doctor.probes import (
     probe_backend,
@@ -28,6 +29,17 @@ _REMOTE = {"AzureExecutionProvider"}
 _COMPILER = (
     "The NumPy kernels give the same numbers, more slowly. For the compiled ones install a C++20 "
     "compiler, then: pip install --force-reinstall --no-deps --no-cache-dir unblemish"
+)
+_GPU = (
+    "Install NVIDIA's driver, or use a machine with an NVIDIA GPU. The CPU's kernels need neither."
+)
+_NVCC = (
+    "Put nvcc on PATH or set NVCC, and the kernels are compiled when first used. Or compile them "
+    "into the install, from the sources: pip install . -C cmake.define.UNBLEMISH_CUDA=ON"
+)
+_CUDA = (
+    "Look at nvidia-smi, and install unblemish again for this GPU. Report wrong numbers with the "
+    "output of: unblemish doctor"
 )
 _PROVIDER = {
     "CUDAExecutionProvider": "Install NVIDIA's driver, CUDA and cuDNN of the versions that this "
@@ -78,7 +90,7 @@ def examine(bundle: Bundle | None = None) -> Report:
         _system(),
         {
             "packages": tuple(map(_package, PACKAGES)),
-            "kernels": (_kernels(),),
+            "kernels": (_kernels(), _cuda_kernels()),
             "backends": tuple(map(_backend, ("onnxruntime", "openvino", "torch"))),
             "providers": _providers(),
             "engine": _chain(bundle),
@@ -123,6 +135,29 @@ def _kernels() -> Finding:
         detail = f"compiled, {kernels.instruction_set} (of {sets}), {kernels.threads} threads"
         return Finding("cpu", "works", detail, needed=True)
     return Finding(name, "works", "not compiled", _COMPILER, needed=True)
+
+
+def _cuda_kernels() -> Finding:
+    """From the cheapest question on: GPU, package, machine code, and a run of every kernel."""
+    from unblemish.kernels.cuda.modules import find_nvcc, has_binaries
+    from unblemish.runtime.backends.nvidia import find_gpu
+
+    gpu = find_gpu()
+    if isinstance(gpu, str):
+        return Finding("cuda", "absent", gpu, _GPU)
+    if importlib.util.find_spec("pycuda") is None:
+        advice = "pip install 'unblemish[cuda]'"
+        return Finding("cuda", "absent", "the package pycuda is not installed", advice)
+    nvcc = find_nvcc()
+    if not has_binaries() and nvcc is None:
+        missing = "this install has no compiled CUDA kernels, and nvcc is not found"
+        return Finding("cuda", "absent", missing, _NVCC)
+    reason = probe_cuda_kernels()
+    if reason is not None:
+        return Finding("cuda", "broken", reason, _CUDA)
+    capability = ".".join(map(str, gpu.capability))
+    made = "fat binaries" if has_binaries() else f"compiled here by {nvcc}"
+    return Finding("cuda", "works", f"compute capability {capability}, {made}")
 
 
 def _backend(name: str) -> Finding:

@@ -274,16 +274,24 @@ def test_check_of_a_bundle_names_the_node(detector: Bundle, tmp_path: Path) -> N
         check_bundle(Bundle.open(path, verify=False))
 
 
-def test_graph_that_is_refused_with_an_open_batch_is_made_for_one(
-    detector: Bundle, tmp_path: Path
+@pytest.mark.parametrize(
+    ("rest", "operators", "batch"),
+    [
+        ("y = Add(z, t)", {"ReduceSum", "Add"}, "batch"),
+        ("f = Cast<to = 1>(b) d = Div(t, f) y = Add(z, d)", {"ReduceSum", "Div", "Add"}, 1),
+    ],
+)
+def test_graph_that_is_refused_as_it_is_has_its_lengths_fixed(
+    detector: Bundle, tmp_path: Path, rest: str, operators: set[str], batch: int | str
 ) -> None:
+    """Its axes are computed of the batch; only the second computes with the batch itself."""
     from unblemish.bundle.manifest import Graph, Tensor
     from unblemish.export.engines.prepare import Family
 
     model = onnx.parser.parse_model(
         '<ir_version: 9, opset_import: ["": 20]>\n'
         "g (float[batch,4] z) => (float[batch,4] y) {"
-        " s = Shape(z) b = Slice(s, o, i) n = Sub(b, b) t = ReduceSum(z, n) y = Add(z, t) }"
+        f" s = Shape(z) b = Slice(s, o, i) n = Sub(b, b) t = ReduceSum(z, n) {rest} }}"
     )
     for name, value in (("o", 0), ("i", 1)):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
@@ -293,10 +301,11 @@ def test_graph_that_is_refused_with_an_open_batch_is_made_for_one(
     graph = Graph(file="graphs/g.onnx", inputs=(z,), outputs=(y,), flops=1)
     fields = {**detector.manifest.model_dump(), "graphs": {"encoder": graph.model_dump()}}
     bundle = write_bundle(tmp_path / "part.bundle", {"graphs/g.onnx": content}, fields)
-    (made,) = Family(bundle, ("encoder",), EngineOptions()).prepare((11, 4))
-    assert made.ranges == {}
-    assert [d.dim_value for d in made.model.graph.input[0].type.tensor_type.shape.dim] == [1, 4]
-    assert {n.op_type for n in made.model.graph.node} <= {"ReduceSum", "Add"}
+    (made,) = Family(bundle, ("encoder",), EngineOptions(8, 2)).prepare((11, 4))
+    assert made.ranges == ({} if batch == 1 else {"z": ((1, 4), (2, 4), (8, 4))})
+    dims = made.model.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == [batch, 4]
+    assert {n.op_type for n in made.model.graph.node} <= operators
 
 
 def test_shapes_that_inference_does_not_know_are_seen_by_running(vae_bundle: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import emulated_backend
@@ -405,6 +407,37 @@ def test_torch_without_cuda_is_said(make_bundle: Any, kernels: Any, monkeypatch:
         torch_device(kernels.device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert torch_device(kernels.device) == torch.device("cuda", 1)
+
+
+def test_torch_on_a_gpu_works_on_the_kernels_stream(
+    kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from unblemish.runtime.device.torch_pass import on_stream
+
+    entered: list[Any] = []
+
+    @contextlib.contextmanager
+    def stream(seen: Any) -> Iterator[None]:
+        entered.append(seen)
+        yield
+        entered.append("left")
+
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda *given: given)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    waits, before = kernels.device.driver.waits, torch.backends.cudnn.allow_tf32
+    with on_stream(kernels.device, torch.device("cuda", 1)):
+        assert entered == [(kernels.stream, torch.device("cuda", 1))]
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.deterministic
+    assert entered[1:] == ["left"]
+    assert torch.backends.cudnn.allow_tf32 is before
+    assert kernels.device.driver.waits == waits
+    with (
+        pytest.raises(BackendError, match=r"torch failed on the device: out of memory\."),
+        on_stream(kernels.device, torch.device("cuda", 1)),
+    ):
+        raise RuntimeError("out of memory.")
 
 
 def test_what_does_not_fit_is_refused(make_bundle: Any, kernels: Any) -> None:
