@@ -183,8 +183,9 @@ class FeatureSearch:
 
     @property
     def frames_at_once(self) -> int:
-        """Frames that the detector takes together: one where its memory is the host's caches."""
-        return self._detector.frames_at_once
+        """Frames that the detector takes together; of one that is cut into tiles it takes those."""
+        tiles = self.bundle.manifest.preprocess.geometry == "tiles"
+        return 1 if tiles else self._detector.frames_at_once
 
     def _look(self, frames: Sequence[Any]) -> list[_Look]:
         began = self._clock()

@@ -305,6 +305,7 @@ def test_many_frames_are_shown_to_the_detector_together(
     passes = search._detector.scoring.passes._held
     assert [batch for batch, size in passes if size == (HEIGHT, WIDTH)] == [8]
     assert passes[8, (HEIGHT, WIDTH)].run == 1
+    assert (search.frames_at_once, host._search.frames_at_once) == (16, 1)  # type: ignore[union-attr]
     verdicts = [inspection.verdict for inspection in device.inspect_many(iter(frames))]
     assert verdicts == [host.inspect(frame).verdict for frame in frames]
     assert len(set(verdicts)) == 2
@@ -329,6 +330,19 @@ def test_other_settings_of_the_same_files_are_adopted(make_detector: Make, kerne
     np.testing.assert_allclose(found.score, expected.score, **CLOSE)
     assert found.evidence != before.evidence
     assert found.objective != before.objective
+
+
+def test_frames_that_are_cut_into_tiles_come_one_by_one(make_detector: Make, kernels: Any) -> None:
+    host, device = opened(make_detector("cflow", tiles=True), kernels)
+    left, right = normal_frames(2, seed=4)
+    frame = np.concatenate([left, spoilt(right)], axis=1)
+    search: Any = device._search
+    assert search.frames_at_once == 1
+    for found in search.many([frame, frame]):
+        expected = host.search(frame)
+        np.testing.assert_array_equal(found.mask, expected.mask)
+        np.testing.assert_allclose(found.score, expected.score, **CLOSE)
+    assert {batch for batch, size in search._detector.scoring.passes._held} == {4, 8}
 
 
 def test_a_network_that_gives_nan_is_a_status(make_detector: Make, kernels: Any) -> None:
