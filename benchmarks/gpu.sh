@@ -64,6 +64,8 @@ step rgi-torch 60 "$python" benchmarks/gpu_steps.py rgi --batches 1 8 64 --steps
 step rgi-onnxruntime 60 "$python" benchmarks/gpu_steps.py rgi --engine onnxruntime --batches 1 8 64 --steps 100
 if [ -n "${BUNDLE:-}" ] && [ -n "${IMAGES:-}" ]; then
   step profile 60 "$python" -m unblemish profile "$BUNDLE" --images "$IMAGES"
+  # Of a detector: what F2PAD puts on the GPU, and what is left to the CPU.
+  step traffic 60 "$python" benchmarks/f2pad_traffic.py "$BUNDLE" "$IMAGES"
 else
   skip profile "give BUNDLE and IMAGES"
 fi

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from kernel_jobs import energy_terms, feature_terms, image_terms, solvers
+from kernel_jobs import between_passes, energy_terms, feature_terms, image_terms, solvers
 from kernel_jobs.job import Job
 from kernel_jobs.on_device import Doubled, error
 
@@ -148,6 +148,8 @@ def main() -> None:
     found["finetuning"] = finetuning(kernels)
     found["latents"] = latents(kernels)
     found["terms"] = terms(kernels)
+    found["views"] = between_passes.views(kernels)
+    found["cells"] = between_passes.cells(kernels)
     for name, value in found.items():
         print(f"{name:40} {value:.1e}{'' if value <= TOLERANCE else '   FAR OFF'}")
     sys.exit(int(max(found.values()) > TOLERANCE))

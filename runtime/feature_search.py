@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from unblemish.bundle import Bundle
 from unblemish.errors import ConfigError
-from unblemish.kernels import Kernels, default_kernels
+from unblemish.kernels import Kernels
 from unblemish.runtime.backends import open_backend
+from unblemish.runtime.detectors.crops import Tiles
 from unblemish.runtime.detectors.load import Detector, load_detector
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
@@ -25,10 +27,11 @@ from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.jobs import Job, check_search, prepare_job
 from unblemish.runtime.methods.colour import colour_maps
 from unblemish.runtime.methods.decomposition import in_units
-from unblemish.runtime.methods.f2pad import F2pad
+from unblemish.runtime.methods.f2pad import Elsewhere, F2pad
 from unblemish.runtime.methods.outline import outline_score, refined_score, relative_map
 from unblemish.runtime.methods.refined import Refined, unrefined
 from unblemish.runtime.options import DETECTOR_REFINEMENTS, SearchOptions, check_refine
+from unblemish.runtime.placement import place
 from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
@@ -49,6 +52,16 @@ class Survey:
     colours: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class _Look:
+    """One frame under the detector; seconds: spent on it so far."""
+
+    job: Job
+    seen: Tiles
+    prepare: float
+    detect: float
+
+
 class FeatureSearch:
     """The search of a detector's bundle, with the interface of `Search`.
 
@@ -57,8 +70,6 @@ class FeatureSearch:
 
     >>> found = FeatureSearch(bundle)(frame)                               # doctest: +SKIP
     """
-
-    frames_at_once = 1
 
     def __init__(
         self,
@@ -80,8 +91,8 @@ class FeatureSearch:
         self._backend = backend = open_backend(
             self.options.backend, self.options.threads, bundle=bundle
         )
-        self._kernels = kernels or default_kernels(self.options.threads)
-        self._detector: Detector = load_detector(bundle, backend, self._kernels)
+        self._engines, self._kernels = place(backend, kernels, self.options.threads)
+        self._detector: Detector = self._loaded()
         self._f2pad: F2pad | None = None
         self._filler: Inpainter | None = None
 
@@ -113,7 +124,8 @@ class FeatureSearch:
 
     def detect(self, frame: Any) -> Found:
         """The detector's own map of a frame, whatever the refinement. See `__call__`."""
-        return self._search(frame, None, None, "none")
+        (look,) = self._look([frame])
+        return self._search(look, None, None, "none")
 
     def inpaint(
         self, frame: Any, mask: NDArray[Any], *, deadline_ms: float | None = None
@@ -159,27 +171,44 @@ class FeatureSearch:
         deadline_ms: float | None = None,
         previous: Sequence[Inspection | Found | Float | None] | None = None,
     ) -> list[Found]:
-        """Search several frames, one after the other."""
+        """Search several frames; some are shown to the detector together, see `frames_at_once`."""
         check_search(lam, deadline_ms)
         until = None if deadline_ms is None else self._clock() + deadline_ms / 1000
-        found = []
-        for number, frame in enumerate(frames):
-            share = share_of(until, len(frames) - number, self._clock)
-            found.append(self._search(frame, lam, share, self.refine))
+        found: list[Found] = []
+        for first in range(0, len(frames), self.frames_at_once):
+            for look in self._look(frames[first : first + self.frames_at_once]):
+                share = share_of(until, len(frames) - len(found), self._clock)
+                found.append(self._search(look, lam, share, self.refine))
         return found
 
+    @property
+    def frames_at_once(self) -> int:
+        """Frames that the detector takes together; of one that is cut into tiles it takes those."""
+        tiles = self.bundle.manifest.preprocess.geometry == "tiles"
+        return 1 if tiles else self._detector.frames_at_once
+
+    def _look(self, frames: Sequence[Any]) -> list[_Look]:
+        began = self._clock()
+        jobs = [self._prepare(frame) for frame in frames]
+        prepared = self._clock()
+        seen = self._detector.tiles_of([job.images for job in jobs])
+        detected = self._clock()
+        each = (prepared - began) / len(frames), (detected - prepared) / len(frames)
+        return [_Look(job, tiles, *each) for job, tiles in zip(jobs, seen, strict=True)]
+
     def _search(
-        self, frame: Any, onset: float | None, deadline: float | None, refine: str
+        self, look: _Look, onset: float | None, deadline: float | None, refine: str
     ) -> Found:
         began = self._clock()
-        job = self._prepare(frame)
-        prepared = self._clock()
-        maps = self._detector.plain(job.images)
+        job, seen = look.job, look.seen
+        maps = seen.maps()
         plain = self._geometry.to_native(maps[:, None], job.unit.shape)[:, :, 0]
         broken = ~np.isfinite(plain)
         detected = self._clock()
         if refine == "f2pad" and not broken.any():
-            refined = self._refiner().refine(job.unit, job.images, maps, deadline, self._clock)
+            refined = self._refiner().refine(
+                job.unit, job.images, maps, deadline, self._clock, seen=seen
+            )
             score, mask = self._scored(job, plain, refined, onset), refined.mask
         else:
             refined = self._outlined(job, np.where(broken, 0, plain), onset, refine)
@@ -199,13 +228,22 @@ class FeatureSearch:
             evidence=float(maps.max()),
             kept_plain=refined.kept_plain,
             timings={
-                "preprocess": 1000 * (prepared - began),
-                "detect": 1000 * (detected - prepared),
+                "preprocess": 1000 * look.prepare,
+                "detect": 1000 * (look.detect + detected - began),
                 "outline": 1000 * (done - detected),
                 **{name: 1000 * seconds for name, seconds in refined.seconds.items()},
-                "total": 1000 * (done - began),
+                "total": 1000 * (look.prepare + look.detect + done - began),
             },
         )
+
+    def _loaded(self) -> Detector:
+        """The detector, its features on the device where the engines are there."""
+        detector = load_detector(self.bundle, self._backend, self._kernels)
+        if self._engines is None:
+            return detector
+        from unblemish.runtime.device.detector import on_device
+
+        return on_device(self.bundle, detector, self._engines)
 
     def _prepare(self, frame: Any) -> Job:
         return prepare_job(frame, self._geometry, self.options.white)
@@ -214,9 +252,20 @@ class FeatureSearch:
         if self._f2pad is None:
             self._f2pad = F2pad(
                 self.bundle, self._detector, self._kernels, schedule=self.options.schedule,
-                inpainter=self._inpainter(),
+                inpainter=self._inpainter(), device=self._descents(),
             )  # fmt: skip
         return self._f2pad
+
+    def _descents(self) -> Elsewhere | None:
+        """F2PAD's descents on the device, where the detector is there."""
+        if self._engines is None:
+            return None
+        from unblemish.runtime.device.detector import DeviceDetector
+        from unblemish.runtime.device.f2pad import F2padOnDevice
+
+        if not isinstance(self._detector, DeviceDetector):
+            return None
+        return partial(F2padOnDevice, self._engines, self.bundle, self._detector)
 
     def _inpainter(self) -> Inpainter | None:
         """The bundle's own, opened once."""

@@ -29,7 +29,7 @@ from unblemish.export.engines.tensorrt_builder import Builder
 from unblemish.runtime.backends.device_memory import DeviceMemory
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.backends.tensorrt import open_memory
-from unblemish.runtime.backends.tensorrt_engine import Engine
+from unblemish.runtime.backends.tensorrt_engine import Engine, SharedMemory
 from unblemish.runtime.backends.tensorrt_log import version
 from unblemish.runtime.backends.tensorrt_run import EnginePair, EngineProgram
 
@@ -130,12 +130,12 @@ class _Build:
         usual = {name: shapes[1] for name, shapes in graphs[0].ranges.items()}
         sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
                  for v in graphs[0].model.graph.input} | usual  # fmt: skip
-        exact = OrtBackend()
+        exact, shared = OrtBackend(), SharedMemory(self._memory)
         if len(engines) == 2:
             expected = _opened(lambda: exact.pair(*paths))
-            return check_pair(EnginePair(engines[0], engines[1], self._memory), expected, sizes)
+            return check_pair(EnginePair(engines[0], engines[1], shared), expected, sizes)
         plain = _opened(lambda: exact.program(paths[0]))
-        return check_program(EngineProgram(engines[0], self._memory), plain, sizes)
+        return check_program(EngineProgram(engines[0], shared), plain, sizes)
 
     def _record(self, role: GraphRole, size: Size | None, figure: float | None) -> EngineRecord:
         digest, device, options = (

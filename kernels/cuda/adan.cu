@@ -40,6 +40,21 @@ __device__ void adan(const Adan a, const AdanStep& step, size_t count) {
   }
 }
 
+// batch counts planes: items times channels.
+__device__ void adan_planes(const Adan& a, const float* rate, const AdanStep& step, int batch, int channels,
+                            size_t plane) {
+  const bool wide = plane % 4 == 0 && aligned(a.n, a.x, a.g, a.first, a.slope, a.second, a.previous);
+  for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
+    const size_t i = b * plane, item = b / channels;
+    const Adan row{a.n + i,      a.x + i,        a.g + i,       a.first + i, a.slope + i, a.second + i, a.previous + i,
+                   a.free + item * plane, rate[item]};
+    if (wide)
+      adan<4>(row, step, plane);
+    else
+      adan<1>(row, step, plane);
+  }
+}
+
 }  // namespace unblemish::cuda
 
 // `step`: thirteen floats made on the host by unblemish::adan_step. `batch` counts planes: items times
@@ -49,15 +64,20 @@ extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads)
                    float* __restrict__ first, float* __restrict__ slope, float* __restrict__ second,
                    float* __restrict__ previous, const unsigned char* __restrict__ free,
                    const float* __restrict__ rate, unblemish::AdanStep step, int batch, int channels, size_t plane) {
-  using namespace unblemish::cuda;
-  const bool wide = plane % 4 == 0 && aligned(n, x, g, first, slope, second, previous);
-  for (size_t b = blockIdx.y; b < static_cast<size_t>(batch); b += gridDim.y) {
-    const size_t i = b * plane, item = b / channels;
-    const Adan row{n + i,      x + i,        g + i,       first + i, slope + i, second + i, previous + i,
-                   free + item * plane, rate[item]};
-    if (wide)
-      adan<4>(row, step, plane);
-    else
-      adan<1>(row, step, plane);
-  }
+  unblemish::cuda::adan_planes({n, x, g, first, slope, second, previous, free, 0.0f}, rate, step, batch, channels,
+                               plane);
+}
+
+// As unblemish_adan, with the step's constants steps[at[0]]: one captured launch serves every step.
+extern "C" __global__ void __launch_bounds__(unblemish::cuda::kThreads, 2)
+    unblemish_adan_scheduled(float* __restrict__ n, const float* __restrict__ x, const float* __restrict__ g,
+                             float* __restrict__ first, float* __restrict__ slope, float* __restrict__ second,
+                             float* __restrict__ previous, const unsigned char* __restrict__ free,
+                             const float* __restrict__ rate, const unblemish::AdanStep* __restrict__ steps,
+                             const int* __restrict__ at, int batch, int channels, size_t plane) {
+  __shared__ unblemish::AdanStep step;
+  if (threadIdx.x == 0) step = steps[at[0]];
+  __syncthreads();
+  unblemish::cuda::adan_planes({n, x, g, first, slope, second, previous, free, 0.0f}, rate, step, batch, channels,
+                               plane);
 }

@@ -147,12 +147,44 @@ class CudaImageTerms(Part):
             **arrays, step=step, clip=clip, lower=lower, upper=upper, floor=floor, beta1=beta1,
             beta2=beta2, beta3=beta3, eps=eps,
         )  # fmt: skip
-        batch, channels, height, width = arrays["x"].shape
         constants = adan_step(step, clip, lower, upper, floor, (beta1, beta2, beta3), eps)
+        self._adan("adan", arrays, step=constants)
+
+    def adan_scheduled(
+        self,
+        n: Any,
+        x: Any,
+        g: Any,
+        first: Any,
+        slope: Any,
+        second: Any,
+        previous: Any,
+        free: Any,
+        *,
+        rate: Any,
+        steps: Any,
+        at: Any,
+    ) -> None:
+        """As `adan`, with constants read on the device, so that a captured launch serves all steps.
+
+        Args:
+            steps: (N, 13) float32, see `adan_steps`. at: (1,) int32, which row counts, below N.
+        """
+        moments = {"first": first, "slope": slope, "second": second, "previous": previous}
+        arrays = self._arrays(n=n, x=x, g=g, **moments, free=free, rate=rate)
+        checks.adan(
+            **arrays, step=1, clip=1.0, lower=0.0, upper=1.0, floor=1.0, beta1=0.98, beta2=0.92,
+            beta3=0.99, eps=1e-8,
+        )  # fmt: skip
+        self._adan("adan_scheduled", {**arrays, **self._arrays(steps=steps, at=at)})
+
+    def _adan(self, kernel: str, arrays: dict[str, Any], **constants: Any) -> None:
+        batch, channels, height, width = arrays["x"].shape
         sizes = {"batch": batch * channels, "channels": channels, "plane": height * width}
         grid = self.device.rows(sizes["batch"], sizes["plane"])
-        with Call(self.device, arrays, updated=("n", *moments)) as call:
-            call.launch("adan", grid, step=constants, **sizes)
+        updated = ("n", "first", "slope", "second", "previous")
+        with Call(self.device, arrays, updated=updated) as call:
+            call.launch(kernel, grid, **constants, **sizes)
 
 
 def _falloff(sigma_space: float, sigma_colour: float) -> dict[str, float]:

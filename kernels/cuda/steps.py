@@ -53,6 +53,20 @@ def adan_step(
     )  # fmt: skip
 
 
+def adan_steps(
+    count: int,
+    *,
+    clip: float,
+    lower: float,
+    upper: float,
+    floor: float,
+    betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+) -> NDArray[np.float32]:
+    """The fields of `AdanStep` for steps 1 to `count`, (count, 13)."""
+    box = (clip, lower, upper, floor)
+    return np.array([adan_step(t, *box, betas, 1e-8) for t in range(1, count + 1)], np.float32)
+
+
 def dssim_constants(data_range: float) -> tuple[float, float, float]:
     """The fields of `DssimConstants`."""
     return data_range, 1e-4 * data_range * data_range, 9e-4 * data_range * data_range

@@ -21,7 +21,7 @@ from unblemish.bundle.manifest import EngineRecord, GraphRole
 from unblemish.errors import BundleError
 from unblemish.runtime.backends.device_memory import DeviceMemory
 from unblemish.runtime.backends.protocol import Array, Backend, Pair, Program
-from unblemish.runtime.backends.tensorrt_engine import Engine, Shape
+from unblemish.runtime.backends.tensorrt_engine import Engine, Shape, SharedMemory
 from unblemish.runtime.backends.tensorrt_log import version
 from unblemish.runtime.backends.tensorrt_run import EnginePair, EngineProgram, shapes_of
 
@@ -126,10 +126,11 @@ class TensorRtBackend:
         fallback: Open = _onnxruntime,
         rebuild: Rebuild | None = None,
     ) -> None:
-        self._memory = memory or open_memory()
+        memory = memory or open_memory()
+        self._shared = SharedMemory(memory)
         self._fallback, self._rebuild = fallback, rebuild
         self._loaded: dict[Path, Engine] = {}
-        self.device = Device(version(), self._memory.capability, this_system())
+        self.device = Device(version(), memory.capability, this_system())
 
     def program(self, path: str, *, threads: int | None = None) -> Program:
         """Load one graph. Raises: BundleError where an engine is damaged; see `fallback`'s."""
@@ -138,7 +139,7 @@ class TensorRtBackend:
             return self._fallback().program(path, threads=threads)
 
         variants = self.variants([path])
-        return other() if variants is None else TensorRtProgram(variants, self._memory, other)
+        return other() if variants is None else TensorRtProgram(variants, self._shared, other)
 
     def pair(self, forward: str, backward: str, *, threads: int | None = None) -> Pair:
         """Load a pair; both its engines or none. Raises: as `program`."""
@@ -147,7 +148,7 @@ class TensorRtBackend:
             return self._fallback().pair(forward, backward, threads=threads)
 
         variants = self.variants([forward, backward])
-        return other() if variants is None else TensorRtPair(variants, self._memory, other)
+        return other() if variants is None else TensorRtPair(variants, self._shared, other)
 
     def on_device(self, kernels: CudaKernels) -> DeviceEngines:
         """See `DeviceBackend`; graphs without an engine run as `fallback` runs them there."""
@@ -234,9 +235,9 @@ class TensorRtProgram:
     """
 
     def __init__(
-        self, variants: Variants, memory: DeviceMemory, other: Callable[[], Program]
+        self, variants: Variants, shared: SharedMemory, other: Callable[[], Program]
     ) -> None:
-        self._runners = _Runners(variants, lambda engines: EngineProgram(engines[0], memory))
+        self._runners = _Runners(variants, lambda engines: EngineProgram(engines[0], shared))
         self._open = other
         self._other: Program | None = None
         first = self._runners.of(variants.first())
@@ -255,9 +256,9 @@ class TensorRtProgram:
 class TensorRtPair:
     """A graph and its way back; see `TensorRtProgram`."""
 
-    def __init__(self, variants: Variants, memory: DeviceMemory, other: Callable[[], Pair]) -> None:
+    def __init__(self, variants: Variants, shared: SharedMemory, other: Callable[[], Pair]) -> None:
         self._runners = _Runners(
-            variants, lambda engines: EnginePair(engines[0], engines[1], memory)
+            variants, lambda engines: EnginePair(engines[0], engines[1], shared)
         )
         self._open = other
         self._other: Pair | None = None

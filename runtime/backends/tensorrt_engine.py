@@ -101,34 +101,28 @@ class Engine:
         least, _, most = map(lengths, self._engine.get_tensor_profile_shape(spec.name, 0))
         return least, most
 
-    def context(self, scratch: Scratch | None = None) -> trt.IExecutionContext:
+    def context(self) -> trt.IExecutionContext:
         """A context of its own; the engine must outlive it.
 
-        Args:
-            scratch: gives the memory for what is between the layers; None lets TensorRT allocate.
         Raises: BackendError where there is no memory left.
         """
-        if scratch is None:
-            context = self._engine.create_execution_context()
-        else:
-            context = self._engine.create_execution_context(
-                trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            )
+        context = self._engine.create_execution_context(
+            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
         if context is None:
             raise BackendError(
                 f"TensorRT has no memory to run engine '{self.name}': {self._log.take()}. Build it "
                 "for smaller batches: unblemish build-engines --batch."
             )
-        size = self._engine.device_memory_size_v2
-        if scratch is not None and size:
-            context.set_device_memory(scratch(size), size)
         return context
 
     def set_shapes(
-        self, context: trt.IExecutionContext, shapes: Mapping[str, Shape]
+        self, context: trt.IExecutionContext, shapes: Mapping[str, Shape], scratch: Scratch
     ) -> dict[str, Shape]:
         """State the shape of every input; the shapes of all tensors come back.
 
+        Args:
+            scratch: gives the memory for what is between the layers, as much as these shapes need.
         Raises: ShapeError where the engine was not built for them.
         """
         found: dict[str, Shape] = {}
@@ -150,6 +144,10 @@ class Engine:
                     f"after it ran ({shape}), which the runner does not support."
                 )
             found[spec.name] = shape
+        # 0 says, too, that it failed; what the largest shapes need does for all.
+        size = context.update_device_memory_size_for_shapes() or self._engine.device_memory_size_v2
+        if size:
+            context.set_device_memory(scratch(size), size)
         return found
 
     def set_address(self, context: trt.IExecutionContext, name: str, address: int) -> None:
@@ -165,21 +163,41 @@ class Engine:
             raise BackendError(f"engine '{self.name}' failed to start: {self._log.take()}.")
 
 
+class SharedMemory:
+    """A device, and one piece of its memory for what is between the layers of engines in turn.
+
+    All of them run in order on its stream. What was outgrown stays: a context may have it.
+    """
+
+    def __init__(self, device: DeviceMemory) -> None:
+        self.device = device
+        self._blocks: list[Block] = []
+
+    def scratch(self, size: int) -> int:
+        """See `Scratch`."""
+        if not self._blocks or self._blocks[-1].size < size:
+            self._blocks.append(self.device.allocate(size))
+        return self._blocks[-1].address
+
+
 class Execution:
     """One context of an engine over device buffers that grow with the largest shape seen.
 
     A tensor bound to another's buffer (`share`) is never copied.
     """
 
-    def __init__(self, engine: Engine, memory: DeviceMemory) -> None:
-        self.engine, self._memory = engine, memory
+    def __init__(self, engine: Engine, shared: SharedMemory) -> None:
+        self.engine, self._shared, self._memory = engine, shared, shared.device
         self._context = engine.context()
         self._blocks: dict[str, Block] = {}
         self._shapes: dict[str, Shape] = {}
 
     def set_shapes(self, shapes: Mapping[str, Shape]) -> None:
         """State the shape of every input. Raises: as `Engine.set_shapes`."""
-        self._shapes = self.engine.set_shapes(self._context, shapes)
+        inputs = self.engine.inputs
+        if not self._shapes or any(self._shapes[s.name] != shapes.get(s.name) for s in inputs):
+            self._shapes = {}  # none, should one be refused
+            self._shapes = self.engine.set_shapes(self._context, shapes, self._shared.scratch)
 
     def shape(self, name: str) -> Shape:
         """Shape of a tensor as of the last `set_shapes`."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from unblemish.errors import BackendError
-from unblemish.runtime.backends.device_memory import DeviceMemory
 from unblemish.runtime.backends.pairing import Wiring, check_feed, wire
 from unblemish.runtime.backends.protocol import Array
-from unblemish.runtime.backends.tensorrt_engine import Engine, Execution, Shape, Staging
+from unblemish.runtime.backends.tensorrt_engine import (
+    Engine,
+    Execution,
+    Shape,
+    SharedMemory,
+    Staging,
+)
 
 
 def shapes_of(feeds: Mapping[str, Array]) -> dict[str, Shape]:
@@ -19,10 +24,10 @@ def shapes_of(feeds: Mapping[str, Array]) -> dict[str, Shape]:
 class EngineProgram:
     """One engine. Implements `Program` for the shapes that it was built for."""
 
-    def __init__(self, engine: Engine, memory: DeviceMemory) -> None:
-        self._engine, self._memory = engine, memory
-        self._execution = Execution(engine, memory)
-        self._staging = Staging(memory)
+    def __init__(self, engine: Engine, shared: SharedMemory) -> None:
+        self._memory = shared.device
+        self._execution = Execution(engine, shared)
+        self._staging = Staging(shared.device)
         self.inputs, self.outputs = engine.inputs, engine.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -40,12 +45,12 @@ class EngineProgram:
 class EnginePair:
     """A forward engine and its way back; what is kept in between stays on the device."""
 
-    def __init__(self, forward: Engine, backward: Engine, memory: DeviceMemory) -> None:
-        self._memory = memory
+    def __init__(self, forward: Engine, backward: Engine, shared: SharedMemory) -> None:
+        self._memory = shared.device
         self._wiring: Wiring = wire(forward, backward)
         check_kept(forward, backward, self._wiring)
-        self._forward, self._backward = Execution(forward, memory), Execution(backward, memory)
-        self._staging = Staging(memory)
+        self._forward, self._backward = Execution(forward, shared), Execution(backward, shared)
+        self._staging = Staging(shared.device)
         self._last: dict[str, Array] | None = None
         self.inputs, self.outputs = forward.inputs, self._wiring.outputs
 

@@ -35,6 +35,11 @@ class FlowMap:
     columns: int
     typical: Float
 
+    @property
+    def width(self) -> int:
+        """Channels."""
+        return self.stop - self.first
+
     def places(self, cells: NDArray[np.int32]) -> tuple[Numbers, Numbers]:
         """Row and column in the map of finest cells by number."""
         row, column = np.divmod(cells.astype(np.intp), self.columns)
@@ -42,7 +47,7 @@ class FlowMap:
 
 
 @dataclass(frozen=True)
-class _Group:
+class CellGroups:
     """The cells of a map that some finest cells lie in.
 
     Args:
@@ -98,12 +103,12 @@ class Cflow:
     def scores_at(self, features: Float, cells: Cells) -> Float:
         """See `CellModel`; features of finest cells within one cell of a map are equal there."""
         out = np.empty(features.shape[:2], np.float32)
-        groups = [_group(m, cells, np.zeros(len(cells), np.intp)) for m in self.maps]
+        groups = [group_cells(m, cells, np.zeros(len(cells), np.intp)) for m in self.maps]
         for part in _parts(*features.shape[:2]):
             block = features[part]
             feeds: dict[str, Array] = {}
             for k, (m, g) in enumerate(zip(self.maps, groups, strict=True)):
-                own = block[:, g.one, m.first : m.stop].reshape(-1, m.stop - m.first)
+                own = block[:, g.one, m.first : m.stop].reshape(-1, m.width)
                 feeds |= _feeds(k, own, np.tile(g.row, len(block)), np.tile(g.column, len(block)))
             found = self.plain.run(feeds)
             out[part] = 0
@@ -116,7 +121,7 @@ class Cflow:
         """See `CellModel`. The places do not depend on the features."""
         counted = np.flatnonzero(cells >= 0)
         item, number = counted // cells.shape[1], cells.reshape(-1)[counted]
-        groups = [_group(m, number, item) for m in self.maps]
+        groups = [group_cells(m, number, item) for m in self.maps]
         return CflowScorer(self.pair, self.maps, tuple(groups), counted)
 
 
@@ -126,7 +131,7 @@ class CflowScorer:
 
     pair: Pair
     maps: tuple[FlowMap, ...]
-    groups: tuple[_Group, ...]
+    groups: tuple[CellGroups, ...]
     counted: Numbers
 
     def __call__(self, features: Float, *, cotangent: Float) -> Float:
@@ -154,7 +159,7 @@ class CflowScorer:
         return scores
 
 
-def _group(one: FlowMap, cells: Cells, item: Numbers) -> _Group:
+def group_cells(one: FlowMap, cells: Cells, item: Numbers) -> CellGroups:
     """Which finest cells, numbered within the model image of their item, share a cell of a map."""
     row, column = one.places(cells)
     width = one.columns // one.times
@@ -163,7 +168,7 @@ def _group(one: FlowMap, cells: Cells, item: Numbers) -> _Group:
     _, first, of = np.unique(key, return_index=True, return_inverse=True)
     own_row, own_column = row[first].astype(np.int64), column[first].astype(np.int64)
     usual = one.typical[own_row * width + own_column]
-    return _Group(first, of.reshape(-1), own_row, own_column, usual)
+    return CellGroups(first, of.reshape(-1), own_row, own_column, usual)
 
 
 def _parts(items: int, cells: int) -> Iterator[slice]:

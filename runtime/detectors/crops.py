@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.runtime.crops import Box
-from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.detectors.protocol import FEATURES, IMAGE
 from unblemish.runtime.solvers.protocol import Double, Float, Index
 from unblemish.runtime.workspace import Workspace
 
+if TYPE_CHECKING:
+    from unblemish.runtime.detectors.load import Detector
+    from unblemish.runtime.methods.decomposition import View
+
 Bool = NDArray[np.bool_]
+_PIXELS = 2 * 224 * 224  # model px of a batch of forward passes
 
 
 class CropScores(Protocol):
@@ -137,3 +142,64 @@ class CropCells:
     def scores(self, features: Float) -> Float:
         """Squared distances (K, cells) of such features."""
         return self._detector.model.scores_at(features, self._cells)
+
+
+class Versions(Protocol):
+    """Exact scores of a crop whose native window is given in other versions."""
+
+    def scores(self, windows: Float) -> Float:
+        """Squared distances (K, cells) of windows (K, C, H, W), in units."""
+
+
+class Tiles(Protocol):
+    """The model images of one frame under a detector."""
+
+    def maps(self) -> Float:
+        """Anomaly maps (T, h, w), see `Detector.plain`."""
+
+    def versions(self, tile: int, box: Box, view: View) -> Versions:
+        """Prepare the scores of one crop.
+
+        Args:
+            box: of the crop, model px.
+            view: of one window, about the frame: `base` is the frame's window, `images` the crop.
+        """
+
+
+@dataclass(frozen=True)
+class CropVersions:
+    """See `Versions`."""
+
+    cells: CropCells
+    view: View
+
+    def scores(self, windows: Float) -> Float:
+        """See `Versions`."""
+        step = max(_PIXELS // self.view.images[0, 0].size, 1)
+        space, features = Workspace(), []
+        for first in range(0, len(windows), step):
+            part = windows[first : first + step]
+            images = self.view.project(part, np.zeros(len(part), np.intp), space)
+            features.append(self.cells.features(images))
+        return self.cells.scores(np.concatenate(features))
+
+
+class HostTiles:
+    """See `Tiles`. images: (T, C, h, w). The features of a tile are kept once they are needed."""
+
+    def __init__(self, detector: Detector, images: Float) -> None:
+        self._detector, self._images = detector, images
+        self._features: dict[int, Float] = {}
+
+    def maps(self) -> Float:
+        """See `Tiles`."""
+        return self._detector.plain(self._images)
+
+    def versions(self, tile: int, box: Box, view: View) -> Versions:
+        """See `Tiles`."""
+        if tile not in self._features:
+            image = self._images[tile : tile + 1]
+            self._features[tile] = np.array(self._detector.features(image)[0])
+        width = self._images.shape[3] // self._detector.record.stride
+        whole = self._features[tile]
+        return CropVersions(CropCells(self._detector, view.images, whole, box, width), view)

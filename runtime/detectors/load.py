@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from unblemish.errors import BundleError, ShapeError
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.detectors.cflow import Cflow, flow_maps
+from unblemish.runtime.detectors.crops import HostTiles, Tiles
 from unblemish.runtime.detectors.padim import Padim
 from unblemish.runtime.detectors.padim_low_rank import LowRankPadim
 from unblemish.runtime.detectors.patchcore import PatchCore
@@ -30,6 +32,8 @@ class Detector:
     record: Record
     programs: FeaturePrograms
     model: CellModel
+
+    frames_at_once: ClassVar[int] = 1  # more leave the caches
 
     def features(self, images: Float) -> Float:
         """Features (B, h, w, c) of images (B, C, H, W); valid until the next call."""
@@ -48,6 +52,14 @@ class Detector:
             for i in range(0, len(images), _BATCH)
         ]
         return np.concatenate(parts)
+
+    def tiles(self, images: Float) -> Tiles:
+        """The model images (T, C, h, w) of a frame, for maps and for scores of their crops."""
+        return HostTiles(self, images)
+
+    def tiles_of(self, frames: Sequence[Float]) -> list[Tiles]:
+        """The same of several frames."""
+        return [self.tiles(images) for images in frames]
 
     def cells(self, images: Float) -> Float:
         """Squared distances (B, h, w) of the cells of model images (B, C, H, W)."""

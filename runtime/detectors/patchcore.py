@@ -31,7 +31,8 @@ class PatchCore:
     kernels: Kernels = field(default_factory=default_kernels, repr=False, compare=False)
 
     @cached_property
-    def _norms(self) -> Float:
+    def norms(self) -> Float:
+        """||m||^2 of every row of the bank."""
         return np.asarray(np.einsum("nc,nc->n", self.bank, self.bank), np.float32)
 
     def scores(self, features: Float) -> Float:
@@ -66,7 +67,7 @@ class PatchCore:
             self.bank,
             index=index,
             distances=distances,
-            norms=self._norms,
+            norms=self.norms,
         )
         return index, distances
 

@@ -84,6 +84,18 @@ class Progress:
             ended=self.ended, steps=self._steps, at=self.at, batch=self.batch,
         )  # fmt: skip
 
+    def recent_change(self, objective: DeviceArray, change: DeviceArray) -> None:
+        """Before `settle`: how much the value changed at most in the last `patience` steps.
+
+        Args:
+            change: out, (B,) float64; infinity in the first steps.
+        """
+        self._device.launch(
+            "recent_change", self._device.rows(1, self.batch, 1), value=objective,
+            trace=self._trace, steps=self._steps, change=change, most=self.ends.most,
+            patience=self.ends.patience, batch=self.batch,
+        )  # fmt: skip
+
     def keep(self, x: DeviceArray, kept: DeviceArray) -> None:
         """Copy the items of x whose last value was their best."""
         length = x.size // self.batch

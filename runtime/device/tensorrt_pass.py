@@ -114,10 +114,7 @@ class TensorRtPass:
         misfit = engine.misfit({name: array.shape for name, array in self.inputs.items()})
         if misfit is not None:
             raise BackendError(f"engine '{engine.name}' was not built for this: {misfit}.")
-        # All passes run in order on one stream, so that one piece of memory does for all.
-        self._context = engine.context(
-            lambda size: device.scratch("tensorrt", (size,), np.uint8).pointer
-        )
+        self._context = engine.context()
         self.outputs: Mapping[str, DeviceArray] = self._bind()
         self.enqueue(device.driver.stream)
         device.driver.synchronise()
@@ -130,11 +127,15 @@ class TensorRtPass:
     def _bind(self) -> dict[str, DeviceArray]:
         engine = self._engine
         shapes = {name: array.shape for name, array in self.inputs.items()}
-        shapes = engine.set_shapes(self._context, shapes)
+        shapes = engine.set_shapes(self._context, shapes, self._scratch)
         outputs = {s.name: self._device.empty(shapes[s.name], s.dtype) for s in engine.outputs}
         for name, array in {**self.inputs, **outputs}.items():
             engine.set_address(self._context, name, array.pointer)
         return outputs
+
+    def _scratch(self, size: int) -> int:
+        """All passes run in order on one stream, so that one piece of memory does for all."""
+        return self._device.scratch("tensorrt", (size,), np.uint8).pointer
 
     def _can_be_captured(self) -> bool:
         driver = self._device.driver

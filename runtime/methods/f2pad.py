@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from unblemish.runtime.crops import (
     territories,
     whole_regions,
 )
+from unblemish.runtime.detectors.crops import Tiles
 from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.frames import to_channels
 from unblemish.runtime.geometry import Geometry
@@ -30,8 +32,9 @@ from unblemish.runtime.inpainting import ClassicalInpainter, Inpainter
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.decomposition import Prior, in_units
 from unblemish.runtime.methods.f2pad_assembly import Assembly
-from unblemish.runtime.methods.f2pad_batch import Frame, batches, make_batch, reduce
+from unblemish.runtime.methods.f2pad_batch import Batch, Frame, batches, make_batch, reduce
 from unblemish.runtime.methods.f2pad_choice import RegionChoice
+from unblemish.runtime.methods.f2pad_descent import Descent
 from unblemish.runtime.methods.f2pad_initial import Initial, InitialMask
 from unblemish.runtime.methods.f2pad_plan import Plan, plan_for
 from unblemish.runtime.methods.f2pad_search import RegionSearch, Solved
@@ -41,6 +44,7 @@ from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
 Bool = NDArray[np.bool_]
+Elsewhere = Callable[[F2padSettings, Plan, Prior | None], Callable[[Batch], Descent | None]]
 
 _LARGEST = 1 << 18  # pixels of a region; larger ones are searched at a reduced size
 
@@ -60,6 +64,8 @@ class F2pad:
             the paper's settings).
         threshold: of the initial mask, instead of the detector's.
         inpainter: fills the regions for the start.
+        device: settings, plan and prior -> where whole model images are descended on, see
+            `F2padOnDevice`; None for the host.
     Raises: BundleError where the bundle's detector was not calibrated and no threshold is given.
     Source: seed 003, algorithm 1.
     """
@@ -75,6 +81,7 @@ class F2pad:
         threshold: float | None = None,
         inpainter: Inpainter | None = None,
         plan: Plan | None = None,
+        device: Elsewhere | None = None,
     ) -> None:
         record = detector.record
         self._preprocess: Preprocess = bundle.manifest.preprocess
@@ -97,7 +104,8 @@ class F2pad:
         )
         usual = (record.normal_peak or self._threshold) / self._threshold
         self._assemble = Assembly(self._plan, self._settings, self._threshold, usual)
-        self._search = self._searcher(detector, kernels)
+        self._detector = detector
+        self._search = self._searcher(kernels, device)
 
     def refine(
         self,
@@ -106,6 +114,8 @@ class F2pad:
         maps: Float,
         deadline: float | None = None,
         clock: Clock = time.perf_counter,
+        *,
+        seen: Tiles | None = None,
     ) -> Refined:
         """Refine one frame.
 
@@ -114,6 +124,7 @@ class F2pad:
             model_images: (tiles, C, h, w) its model images.
             maps: (tiles, h, w) the detector's plain maps of them.
             deadline: time on the clock at which the search must have ended, or None.
+            seen: the model images under the detector; None to show them to it again.
         """
         began = clock()
         unit = np.ascontiguousarray(to_channels(unit_frame, self._preprocess.channels))
@@ -124,7 +135,9 @@ class F2pad:
         parts = label_parts(initial.free, territories(spread, (unit.shape[0], unit.shape[1])))
         start = self._inpaint(unit, initial.free)
         prepared = clock()
-        solved = self._solve(unit, start, model_images, initial, parts, deadline, clock)
+        tiles = seen or self._detector.tiles(model_images)
+        native = self._native(unit, start, model_images, initial, parts, tiles)
+        solved = self._solve(native, parts, deadline, clock)
         searched = clock()
         refined = self._assemble(unit, initial, parts, solved)
         seconds = {
@@ -135,21 +148,13 @@ class F2pad:
         return replace(refined, seconds=seconds)
 
     def _solve(
-        self,
-        unit: Float,
-        start: Float,
-        images: Float,
-        initial: Initial,
-        parts: Parts,
-        deadline: float | None,
-        clock: Clock,
+        self, native: Frame, parts: Parts, deadline: float | None, clock: Clock
     ) -> list[Solved]:
         """Search all regions, those too large for it at a reduced size."""
         whole = self._plan.whole
-        sizes = [unit[:, :, 0].size if whole else part.box.area for part in parts.items]
+        sizes = [native.labels.size if whole else part.box.area for part in parts.items]
         factors = [_factor(size) for size in sizes]
         levels = sorted(set(factors))
-        native = self._native(unit, start, images, initial, parts)
         grid, solved = self._grid(), []
         for level, factor in enumerate(levels):
             chosen = [p for p, f in zip(parts.items, factors, strict=True) if f == factor]
@@ -163,7 +168,13 @@ class F2pad:
         return solved
 
     def _native(
-        self, unit: Float, start: Float, tiles: Float, initial: Initial, parts: Parts
+        self,
+        unit: Float,
+        start: Float,
+        tiles: Float,
+        initial: Initial,
+        parts: Parts,
+        seen: Tiles,
     ) -> Frame:
         images = self._geometry.unit_to_model(start)
         scale = np.float32(1 / self._settings.unit)
@@ -179,6 +190,7 @@ class F2pad:
             [axes(self._preprocess, unit.shape, tile) for tile in range(len(images))],
             self._settings.unit,
             self._settings.unit * (self._preprocess.high - self._preprocess.low),
+            seen,
         )
 
     def _grid(self) -> Grid:
@@ -187,14 +199,16 @@ class F2pad:
         margin = max(p.height, p.width) if whole else self._plan.margin
         return Grid(p.height, p.width, self._record.align, margin, border, self._sizes)
 
-    def _searcher(self, detector: Detector, kernels: Kernels) -> RegionSearch | RegionChoice:
-        if self._plan.choose:
+    def _searcher(self, kernels: Kernels, device: Elsewhere | None) -> RegionSearch | RegionChoice:
+        detector, settings, plan = self._detector, self._settings, self._plan
+        if plan.choose:
             level = self._record.cell_level
             return RegionChoice(
-                detector, self._settings, self._preprocess, self._colours, level, self._polarity
+                detector, settings, self._preprocess, self._colours, level, self._polarity
             )
-        prior = prior_of(self._record, self._settings, self._settings.unit)
-        return RegionSearch(detector, kernels, self._settings, self._plan, prior, self._preprocess)
+        prior = prior_of(self._record, settings, settings.unit)
+        elsewhere = device(settings, plan, prior) if device is not None and plan.whole else None
+        return RegionSearch(detector, kernels, settings, plan, prior, self._preprocess, elsewhere)
 
 
 def prior_of(record: Record, settings: F2padSettings, unit: float = 1.0) -> Prior | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.runtime.crops import Box, Part, Region
+from unblemish.runtime.detectors.crops import Tiles
 from unblemish.runtime.methods.candidates import Palette, palette_of
 from unblemish.runtime.methods.decomposition import View
 from unblemish.runtime.resampling import Axis
@@ -30,6 +31,7 @@ class Frame:
         labels: (H, W) int32, part k + 1 of the free pixels. plain: (H, W) the initial mask.
         map: (H, W) the detector's map, in units of its threshold. distances: the map itself.
         axes: of every tile. unit: intensity that counts as 1. gain: model intensities per unit.
+        seen: the tiles under the detector.
     """
 
     x: Float
@@ -43,6 +45,7 @@ class Frame:
     axes: Sequence[tuple[Axis, Axis]]
     unit: float
     gain: float
+    seen: Tiles
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from unblemish.bundle.manifest import Preprocess
 from unblemish.bundle.searches import F2padSettings, Polarity
-from unblemish.runtime.detectors.crops import CropCells
+from unblemish.runtime.detectors.crops import Versions
 from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.candidates import (
@@ -36,13 +36,11 @@ from unblemish.runtime.methods.f2pad_batch import Batch, Frame
 from unblemish.runtime.methods.f2pad_search import Solved
 from unblemish.runtime.solvers.loop import Clock
 from unblemish.runtime.solvers.protocol import Double, Float
-from unblemish.runtime.workspace import Workspace
 
 Bool = NDArray[np.bool_]
 
 _HINGE = 0.5  # of the usual level of cells: scores below say nothing
 _CELL = 16  # model px that J counts as one cell, whatever the detector's stride
-_PIXELS = 2 * 224 * 224  # model px of a batch of forward passes
 _ODD = 4.0  # beta that a pixel of a colour that no normal part has costs unless it is flagged
 _ROUNDS = 3  # of going on from the best mask to its neighbours
 
@@ -73,14 +71,13 @@ class _Comparison:
     """J of masks of one window.
 
     Args:
-        cells: scores of the crop. view: from the window to it.
-        x: (C, h, w) the window in [0, 1]. unit: intensity that the view counts as 1.
+        versions: scores of the crop.
+        x: (C, h, w) the window in [0, 1]. unit: intensity that `versions` counts as 1.
         area: model px per pixel. weight, hinge: of the score of a cell. beta: of a pixel.
         odd: (h, w) in [0, 1], how much rarer the colours are than those of normal parts.
     """
 
-    cells: CropCells
-    view: View
+    versions: Versions
     x: Float
     unit: float
     area: float
@@ -89,18 +86,28 @@ class _Comparison:
     beta: float
     odd: Float
 
-    def nothing(self) -> Choice:
-        """The empty mask."""
+    def first(self, masks: Sequence[Bool]) -> Choice:
+        """The best of the masks and the empty mask, all in one batch."""
         empty = np.zeros(self.x.shape[1:], np.bool_)
-        (value,) = self._values(self.x[None], [empty])
-        return Choice(empty, self.x, value, value, 1)
+        filled = self._filled([empty, *masks])
+        values = self._values(filled, [empty, *masks])
+        before = Choice(empty, self.x, float(values[0]), float(values[0]), 1)
+        return self._better(before, masks, filled[1:], values[1:])
 
     def best(self, masks: Sequence[Bool], before: Choice) -> Choice:
         """The best of the masks, or `before` where none is better."""
         if not masks:
             return before
-        filled = np.stack([restored(self.x, mask, self.area) for mask in masks])
-        values = self._values(filled, masks)
+        filled = self._filled(masks)
+        return self._better(before, masks, filled, self._values(filled, masks))
+
+    def _filled(self, masks: Sequence[Bool]) -> Float:
+        return np.stack([restored(self.x, mask, self.area) for mask in masks])
+
+    @staticmethod
+    def _better(before: Choice, masks: Sequence[Bool], filled: Float, values: Double) -> Choice:
+        if not masks:
+            return before
         at = int(np.argmin(values))
         tried = before.tried + len(masks)
         if not values[at] < before.value:
@@ -108,14 +115,8 @@ class _Comparison:
         return Choice(masks[at], filled[at], float(values[at]), before.empty, tried)
 
     def _values(self, filled: Float, masks: Sequence[Bool]) -> Double:
-        step = max(_PIXELS // self.view.images[0, 0].size, 1)
-        space, units = Workspace(), filled / np.float32(self.unit)
-        features = []
-        for first in range(0, len(filled), step):
-            part = units[first : first + step]
-            images = self.view.project(part, np.zeros(len(part), np.intp), space)
-            features.append(self.cells.features(images))
-        excess = self.cells.scores(np.concatenate(features)) - np.float32(self.hinge)
+        found = self.versions.scores(filled / np.float32(self.unit))
+        excess = found - np.float32(self.hinge)
         total = np.maximum(excess, 0).sum(axis=1, dtype=np.float64) * self.weight
         flagged = np.array([int(mask.sum()) for mask in masks])
         left = np.array([float(self.odd[~mask].sum()) for mask in masks])
@@ -144,20 +145,16 @@ class RegionChoice:
     ) -> list[Solved]:
         """One `Solved` per region; regions whose turn comes after the deadline stay as they are."""
         level = self.level or usual_level(frame)
-        wholes: dict[int, Float] = {}
         out = []
-        for row, region in enumerate(batch.regions):
+        for row in range(len(batch.regions)):
             if deadline is not None and clock() >= deadline:
                 out.append(self._solved(frame, batch, row, None))
                 continue
-            if region.tile not in wholes:
-                tile = frame.tiles[region.tile : region.tile + 1]
-                wholes[region.tile] = np.array(self.detector.features(tile)[0])
-            choice = self._choose(frame, batch, row, wholes[region.tile], level)
+            choice = self._choose(frame, batch, row, level)
             out.append(self._solved(frame, batch, row, choice))
         return out
 
-    def _choose(self, frame: Frame, batch: Batch, row: int, whole: Float, level: float) -> Choice:
+    def _choose(self, frame: Frame, batch: Batch, row: int, level: float) -> Choice:
         unit, area = np.float32(self.settings.unit), float(batch.area[row])
         window, free = batch.windows[row].slices, batch.free[row, 0] > 0
         x, fill = batch.x[row] * unit, batch.start[row] * unit
@@ -165,8 +162,8 @@ class RegionChoice:
         rarity = None if self.prior is None else self.prior.distances(x)
         masks = candidate_masks(x, fill, free, odds, rarity, area, self.polarity)
         odd = self._odd(rarity, free.shape)
-        compare = self._comparison(frame, batch, row, whole, level, odd)
-        choice = compare.best(masks, compare.nothing())
+        compare = self._comparison(frame, batch, row, level, odd)
+        choice = compare.first(masks)
         core = frame.map[window] > 1
         for _ in range(_ROUNDS):
             better = compare.best(neighbouring_masks(choice.mask, free, core, area), choice)
@@ -176,17 +173,15 @@ class RegionChoice:
         return choice
 
     def _comparison(
-        self, frame: Frame, batch: Batch, row: int, whole: Float, level: float, odd: Float
+        self, frame: Frame, batch: Batch, row: int, level: float, odd: Float
     ) -> _Comparison:
         region, view = batch.regions[row], batch.view
-        crop, area = region.crop, float(batch.area[row])
+        one, area = slice(row, row + 1), float(batch.area[row])
         tile = frame.tiles[region.tile : region.tile + 1]
-        seen = np.ascontiguousarray(tile[(slice(None), slice(None), *crop.slices)])
-        width = self.preprocess.width // self.detector.record.stride
+        seen = np.ascontiguousarray(tile[(slice(None), slice(None), *region.crop.slices)])
+        about = View(batch.x[one], seen, view.down[one], view.across[one], view.gain)
         return _Comparison(
-            CropCells(self.detector, seen, whole, crop, width),
-            View(batch.x[row : row + 1], seen, view.down[row : row + 1],
-                 view.across[row : row + 1], view.gain),
+            frame.seen.versions(region.tile, region.crop, about),
             batch.x[row] * np.float32(self.settings.unit),
             self.settings.unit,
             area,
@@ -194,7 +189,7 @@ class RegionChoice:
             _HINGE * level,
             self.settings.beta * area,
             odd,
-        )  # fmt: skip
+        )
 
     def _odd(self, rarity: Float | None, shape: tuple[int, ...]) -> Float:
         if rarity is None or self.prior is None or self.prior.level is None:

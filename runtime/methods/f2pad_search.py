@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,11 +15,11 @@ from unblemish.runtime.crops import Box, Region
 from unblemish.runtime.detectors.crops import CropScores, FeatureCrops
 from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.inspection import Status
-from unblemish.runtime.methods.decomposition import Decomposition, Prior, Weights
+from unblemish.runtime.methods.decomposition import Prior, Weights
 from unblemish.runtime.methods.f2pad_batch import Batch, Frame
+from unblemish.runtime.methods.f2pad_descent import Descent, HostDescent
 from unblemish.runtime.methods.f2pad_plan import Plan, balanced_weights, paper_weights
-from unblemish.runtime.solvers.adan import Adan, Pixels
-from unblemish.runtime.solvers.loop import Clock, Limits, Outcome, run, share_of
+from unblemish.runtime.solvers.loop import Clock, Outcome, share_of
 from unblemish.runtime.solvers.protocol import Double, Float
 
 Bool = NDArray[np.bool_]
@@ -67,6 +68,7 @@ class RegionSearch:
 
     Args:
         prior: of normal pixels, in units; None leaves the term out.
+        elsewhere: the descent of a batch where it does not run on the host; None where it does.
     """
 
     detector: Detector
@@ -75,28 +77,32 @@ class RegionSearch:
     plan: Plan
     prior: Prior | None
     preprocess: Preprocess
+    elsewhere: Callable[[Batch], Descent | None] | None = None
 
     def solve(
         self, frame: Frame, batch: Batch, deadline: float | None, clock: Clock
     ) -> list[Solved]:
         """Descend from n0, then once more without the penalty inside the mask found."""
-        scores = self._scores(frame, batch)
-        objective = self._objective(batch, scores, None)
-        everything = np.arange(len(batch.x))
-        value, _ = objective.feature_part(batch.x, everything)
-        at_frame, cells = value.copy(), scores.cells.copy()
-        value, _ = objective.feature_part(batch.start, everything)
-        weights = self._weights(batch, at_frame, value)
-        objective = self._objective(batch, scores, weights)
-        until = _first_share(deadline, clock)
-        outcome = self._descend(objective, batch, batch.start, self.plan.limits(until), clock)
+        descent = self._descent(frame, batch)
+        at_frame, cells = descent.scored(batch.x)
+        at_start, _ = descent.scored(batch.start)
+        weights = self._weights(batch, at_frame, at_start)
+        limits = self.plan.limits(_first_share(deadline, clock))
+        outcome = descent.descend(weights, batch.free, batch.start, limits, clock)
         anomaly = np.where(batch.free > 0, batch.x - outcome.best[0], np.float32(0))
-        clean = self._again(batch, scores, weights, anomaly, deadline, clock)
-        objective.feature_part(batch.x - clean, everything)
+        clean = self._again(batch, descent, weights, anomaly, deadline, clock)
+        _, after = descent.scored(batch.x - clean)
         return [
-            self._solved(frame, batch, row, anomaly, clean, cells, scores.cells, outcome)
+            self._solved(frame, batch, row, anomaly, clean, cells, after, outcome)
             for row in range(len(batch.x))
         ]
+
+    def _descent(self, frame: Frame, batch: Batch) -> Descent:
+        found = None if self.elsewhere is None else self.elsewhere(batch)
+        if found is not None:
+            return found
+        scores = self._scores(frame, batch)
+        return HostDescent(self.kernels, self.settings, self.plan, self.prior, batch, scores)
 
     def _scores(self, frame: Frame, batch: Batch) -> CropScores:
         whole = None
@@ -130,40 +136,10 @@ class RegionSearch:
             self.settings, self.plan, batch.flagged, batch.area, before, after, channels
         )
 
-    def _objective(
-        self, batch: Batch, scores: CropScores, weights: Weights | None
-    ) -> Decomposition:
-        nothing = np.zeros(len(batch.x), np.float32)
-        return Decomposition(
-            self.kernels,
-            scores,
-            batch.view,
-            batch.x,
-            batch.free,
-            weights or Weights(nothing, nothing, nothing[None], self.settings.epsilon),
-            self.prior,
-            everywhere=self.plan.whole,
-        )
-
-    def _descend(
-        self, objective: Decomposition, batch: Batch, start: Float, limits: Limits, clock: Clock
-    ) -> Outcome:
-        area = float(batch.area.mean())
-        pixels = Pixels(
-            batch.x,
-            batch.free,
-            np.full(len(batch.x), self.plan.rate, np.float32),
-            self.settings.clip * area,
-            0.0,
-            1.0 / self.settings.unit,
-        )
-        solver = Adan(self.kernels, pixels, self.plan.sharing(self.settings), self.plan.floor)
-        return run(objective, solver, (start,), limits, clock=clock)
-
     def _again(
         self,
         batch: Batch,
-        scores: CropScores,
+        descent: Descent,
         weights: Weights,
         anomaly: Float,
         deadline: float | None,
@@ -175,11 +151,9 @@ class RegionSearch:
         clean = np.where(free > 0, anomaly, np.float32(0))
         if not free.any():
             return clean
-        inside = replace(batch, free=free)
         without = replace(weights, sparsity=np.zeros_like(weights.sparsity[:1]))
-        objective = self._objective(inside, scores, without)
         limits = replace(self.plan.limits(deadline), max_steps=self.plan.again, interim=0)
-        outcome = self._descend(objective, inside, batch.x - clean, limits, clock)
+        outcome = descent.descend(without, free, batch.x - clean, limits, clock)
         return np.where(free > 0, batch.x - outcome.best[0], np.float32(0))
 
     def _solved(

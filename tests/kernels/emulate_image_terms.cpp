@@ -9,6 +9,7 @@
 #include "total_variation.cu"
 
 EXPORT(adan);
+EXPORT(adan_scheduled);
 EXPORT(finish_added_sum);
 EXPORT(log_penalty);
 EXPORT(mixture_prior);

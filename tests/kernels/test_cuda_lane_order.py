@@ -135,6 +135,12 @@ def _latents(kernels: Any) -> list[Any]:
     return [*(device.to_host(array) for array in solver.arrays.values()), slope, sums]
 
 
+def _rows(kernels: Any) -> list[Any]:
+    x, partial = kernels.device.to_device(_random(3, 989)), kernels.device.zeros((3, 4), np.float64)
+    kernels.device.launch("sum_rows", (4, 3), x=x, partial=partial, batch=3, length=989)
+    return [kernels.device.to_host(partial)]
+
+
 @pytest.fixture
 def orders(emulated: Callable[[str], CDLL]) -> Iterator[list[c_int]]:
     found = [c_int.in_dll(emulated(source), "emulation_order") for source in SOURCES]
@@ -143,7 +149,7 @@ def orders(emulated: Callable[[str], CDLL]) -> Iterator[list[c_int]]:
         order.value = 0
 
 
-@pytest.mark.parametrize("work", [_images, _energy, _terms, _features, _latents])
+@pytest.mark.parametrize("work", [_images, _energy, _terms, _features, _rows, _latents])
 def test_lanes_may_come_in_any_order(
     make_driver: Callable[..., EmulatedDriver], orders: list[c_int], work: Any
 ) -> None:

@@ -97,6 +97,7 @@ class IExecutionContext(Checked):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._scratch: tuple[int, int] | None = None
+        self._needed = int(plan["scratch"])  # as for the largest shapes, until it is asked
         self._warm = False  # it ran since a shape was changed
         self._captured = False
 
@@ -104,11 +105,23 @@ class IExecutionContext(Checked):
         if self._captured:
             raise ViolationError(f"{what} after the context was captured: a graph holds it")
 
+    def update_device_memory_size_for_shapes(self) -> int:
+        self._open("update_device_memory_size_for_shapes")
+        if not self._managed:
+            raise ViolationError("the context manages its memory itself")
+        self._symbols()  # all shapes are set
+        least = [
+            math.prod(self._shapes[name]) / math.prod(most)
+            for name, (_, _, most) in self._plan["ranges"].items()
+        ]
+        self._needed = math.ceil(self._plan["scratch"] * max(least, default=1))
+        return self._needed
+
     def set_device_memory(self, memory: int, size: int) -> None:
         self._open("set_device_memory")
         if not self._managed:
             raise ViolationError("the context manages its memory itself")
-        if memory % 256 or size < self._plan["scratch"]:
+        if memory % 256 or size < self._needed:
             raise ViolationError(f"{size} bytes at {memory:#x} do not do for the context")
         self._scratch = memory, size
 
@@ -126,7 +139,8 @@ class IExecutionContext(Checked):
             low <= d <= high for low, d, high in zip(least, shape, most, strict=True)
         ):
             return False
-        self._warm = self._warm and self._shapes.get(name) == shape
+        if self._shapes.get(name) != shape:
+            self._warm, self._needed = False, int(self._plan["scratch"])
         self._shapes[name] = shape
         return True
 
@@ -170,8 +184,8 @@ class IExecutionContext(Checked):
             device.view(address, shape, dtype, name)
             if mode == "INPUT" and not device.written(address):
                 raise ViolationError(f"input '{name}' was executed on before anything filled it")
-        if self._managed and self._scratch is None and self._plan["scratch"]:
-            raise ViolationError("executed before it was given its memory")
+        if self._managed and (self._scratch or (0, 0))[1] < self._needed:
+            raise ViolationError("executed before it was given the memory for its shapes")
         if not device.capturing:
             self._warm = True
         elif self._plan["name"] in self.world.uncapturable:

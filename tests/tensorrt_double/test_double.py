@@ -237,8 +237,10 @@ def test_memory_between_layers_is_given_where_it_was_asked_to_be(
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     with pytest.raises(violation, match="manages its memory itself"):
         running.context.set_device_memory(running.x.address, 48)
+    with pytest.raises(violation, match="manages its memory itself"):
+        running.context.update_device_memory_size_for_shapes()
     running.context = running.engine.create_execution_context(strategy)
-    with pytest.raises(violation, match="before it was given its memory"):
+    with pytest.raises(violation, match="before it was given the memory for its shapes"):
         running.ready().execute_async_v3(running.memory.stream)
     size = running.engine.device_memory_size_v2
     scratch = running.memory.allocate(size)
@@ -247,6 +249,15 @@ def test_memory_between_layers_is_given_where_it_was_asked_to_be(
             running.context.set_device_memory(address, much)
     running.context.set_device_memory(scratch.address, size)
     assert running.context.execute_async_v3(running.memory.stream)
+    less = running.context.update_device_memory_size_for_shapes()  # of 2 rows where 3 are most
+    assert 0 < less < size
+    running.context.set_device_memory(scratch.address, less)
+    assert running.context.execute_async_v3(running.memory.stream)
+    running.ready((3, 4))
+    with pytest.raises(violation, match="before it was given the memory for its shapes"):
+        running.context.execute_async_v3(running.memory.stream)
+    running.ready((2, 4))
+    running.context.set_device_memory(scratch.address, size)
     del scratch
     with pytest.raises(violation, match="'scratch' lies in memory that was given back"):
         running.context.execute_async_v3(running.memory.stream)

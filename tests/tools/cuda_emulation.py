@@ -16,6 +16,7 @@ import pytest
 
 SOURCES = (
     "emulate_cuda.cpp",
+    "emulate_detectors.cpp",
     "emulate_energy_terms.cpp",
     "emulate_feature_terms.cpp",
     "emulate_image_terms.cpp",

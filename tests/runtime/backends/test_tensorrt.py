@@ -136,6 +136,23 @@ def test_buffers_grow_to_the_largest_batch_and_stay(built: Any, rng: np.random.G
     assert len(world.memory.allocated) == allocated
 
 
+def test_engines_share_the_memory_between_layers(built: Any, rng: np.random.Generator) -> None:
+    world, bundle = built
+    both = backend(world)
+    program = both.program(str(bundle.graph("generator")))
+    pair = both.pair(*(str(bundle.graph(f"generator_{way}")) for way in ("forward", "backward")))
+    for batch in (4, 4, 2):
+        program.run({"z": latents(rng, batch)})
+        pair.forward({"z": latents(rng, batch)})
+        pair.backward({"image": np.ones((batch, 3), np.float32)})
+    given = world.called("IExecutionContext", "set_device_memory")
+    assert len(given) == 6  # of three engines, for each batch once
+    sizes = [size for _, size in given]
+    assert max(sizes[3:]) < max(sizes[:3])
+    largest = max(given[:3], key=lambda one: one[1])[0]
+    assert {address for address, _ in given[3:]} == {largest}
+
+
 def test_arrays_that_are_not_contiguous_are_read_right(
     built: Any, rng: np.random.Generator
 ) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from emulated_backend import EmulatedBackend
 from emulated_driver import EmulatedDriver
 
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.device_array import DeviceArray
+from unblemish.runtime.backends import Backend, open_backend
 
 
 class NumpyPass:
@@ -62,6 +64,15 @@ def any_kernels(request: pytest.FixtureRequest) -> CudaKernels:
         return CudaKernels()
     found: CudaKernels = request.getfixturevalue("kernels")
     return found
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def any_engines(request: pytest.FixtureRequest) -> tuple[CudaKernels, Backend]:
+    """Kernels and a backend beside them: the doubles, and those of the GPU where there is one."""
+    if request.param == "gpu":
+        pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+        return CudaKernels(), open_backend("ort-cuda")
+    return request.getfixturevalue("kernels"), EmulatedBackend()
 
 
 @pytest.fixture

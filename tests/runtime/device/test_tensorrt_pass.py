@@ -183,7 +183,10 @@ def test_contexts_share_the_memory_between_layers(built: Any, kernels: Any) -> N
     engines, zeros = opened(world, kernels), kernels.device.zeros
     for batch in (4, 1, 3):
         engines.single(paths(bundle)[0], {"z": zeros((batch, 5))})
-    assert len(set(world.called("IExecutionContext", "set_device_memory"))) == 1
+    places = world.called("IExecutionContext", "set_device_memory")
+    assert len({address for address, _ in places}) == 1
+    sizes = [size for _, size in places]
+    assert sizes[0] > sizes[2] > sizes[1]  # as the batches
 
 
 @NEWEST

@@ -52,6 +52,7 @@ def frame_of(tiny: Any, shape: tuple[int, int], channels: int) -> tuple[Frame, A
         [axes(p, shape, 0)],
         UNIT,
         UNIT,
+        tiny.detector.tiles(geometry.unit_to_model(unit)),
     )
     return frame, parts
 
