@@ -25,7 +25,6 @@ Feeds = Mapping[str, NDArray[Any]]
 
 
 DEQUANTISE = "DequantizeLinear"
-QUANTISERS = ("onnxruntime", "modelopt")
 
 
 def quantise(
@@ -44,7 +43,7 @@ def quantise(
         feeds: inputs of the graph as they occur on normal images.
         biases: quantise biases too, which ONNX Runtime's integer kernels need and TensorRT refuses;
             ModelOpt never does.
-        by: one of `QUANTISERS`.
+        by: one of `unblemish.export.precision.QUANTISERS`.
     Raises: CalibrationError without feeds; ModelError where the quantiser refuses the graph;
         ConfigError where ModelOpt is asked for and not installed.
     """

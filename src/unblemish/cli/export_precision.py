@@ -34,7 +34,7 @@ class Precision:
 
     def __post_init__(self) -> None:
         from unblemish.bundle.manifest import PRECISIONS
-        from unblemish.export.precision.quantise import QUANTISERS
+        from unblemish.export.precision import QUANTISERS
 
         for option, given, known in (
             ("precision", self.name, PRECISIONS),
