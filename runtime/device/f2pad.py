@@ -28,7 +28,7 @@ from unblemish.runtime.solvers.loop import Clock, Limits, Outcome
 from unblemish.runtime.solvers.protocol import Double, Float
 
 _LOG = logging.getLogger("unblemish")
-_KEPT = 4  # steps: each has the memory of a pass and its way back
+_KEPT = 4  # steps: each has ten images and the trace of all its steps
 
 Byte = NDArray[np.uint8]
 Shape = tuple[int, ...]
@@ -52,6 +52,7 @@ class F2padOnDevice:
         self._engines, self._bundle, self._detector = engines, bundle, detector
         self._settings, self._plan, self._prior = settings, plan, prior
         self._held: dict[tuple[object, ...], _Held] = {}
+        self._pairs: dict[Shape, PassPair] = {}
         self._refused: set[Shape] = set()
 
     def __call__(self, batch: Batch) -> OnDevice | None:
@@ -89,14 +90,17 @@ class F2padOnDevice:
         return self._held[tables.key]
 
     def _pair(self, shape: Shape) -> PassPair:
-        there = str(self._bundle.graph("features_forward"))
-        back = str(self._bundle.graph("features_backward"))
-        images = self._engines.kernels.device.zeros(shape)
-        try:
-            return self._engines.pair(there, back, {IMAGE: images})
-        except BackendError:
-            self._engines.kernels.synchronise()
-            raise
+        """Of steps for frames of other sizes the same, since they take turns."""
+        if shape not in self._pairs:
+            there = str(self._bundle.graph("features_forward"))
+            back = str(self._bundle.graph("features_backward"))
+            images = self._engines.kernels.device.zeros(shape)
+            try:
+                self._pairs[shape] = self._engines.pair(there, back, {IMAGE: images})
+            except BackendError:
+                self._engines.kernels.synchronise()  # `images` goes; what clears it must not wait
+                raise
+        return self._pairs[shape]
 
 
 @dataclass(frozen=True)
