@@ -24,7 +24,7 @@ from unblemish.runtime.holes import open_hole
 from unblemish.runtime.initial import wide_median
 from unblemish.runtime.inpainting import Inpainter, load_inpainter
 from unblemish.runtime.inspection import Inspection, Status
-from unblemish.runtime.jobs import Job, check_search, prepare_job
+from unblemish.runtime.jobs import Job, check_search, milliseconds, prepare_job
 from unblemish.runtime.methods.colour import colour_maps
 from unblemish.runtime.methods.decomposition import in_units
 from unblemish.runtime.methods.f2pad import Elsewhere, F2pad
@@ -227,13 +227,14 @@ class FeatureSearch:
             trace=refined.trace,
             evidence=float(maps.max()),
             kept_plain=refined.kept_plain,
-            timings={
-                "preprocess": 1000 * look.prepare,
-                "detect": 1000 * (look.detect + detected - began),
-                "outline": 1000 * (done - detected),
-                **{name: 1000 * seconds for name, seconds in refined.seconds.items()},
-                "total": 1000 * (look.prepare + look.detect + done - began),
-            },
+            timings=milliseconds(
+                {},
+                preprocess=look.prepare,
+                detect=look.detect + detected - began,
+                outline=done - detected,
+                **refined.seconds,
+                total=look.prepare + look.detect + done - began,
+            ),
         )
 
     def _loaded(self) -> Detector:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unblemish.runtime.crops import Box
+from unblemish.runtime.crops import BATCH_PIXELS, Box
 from unblemish.runtime.detectors.protocol import FEATURES, IMAGE
 from unblemish.runtime.solvers.protocol import Double, Float, Index
 from unblemish.runtime.workspace import Workspace
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from unblemish.runtime.methods.decomposition import View
 
 Bool = NDArray[np.bool_]
-_PIXELS = 2 * 224 * 224  # model px of a batch of forward passes
 
 
 class CropScores(Protocol):
@@ -175,7 +174,7 @@ class CropVersions:
 
     def scores(self, windows: Float) -> Float:
         """See `Versions`."""
-        step = max(_PIXELS // self.view.images[0, 0].size, 1)
+        step = max(BATCH_PIXELS // self.view.images[0, 0].size, 1)
         space, features = Workspace(), []
         for first in range(0, len(windows), step):
             part = windows[first : first + step]

@@ -22,7 +22,7 @@ from unblemish.runtime.methods.autoencoder import IMAGE
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.solvers.alternation import Alternation
 from unblemish.runtime.solvers.blending import Blending
-from unblemish.runtime.solvers.loop import Clock, Limits
+from unblemish.runtime.solvers.loop import Clock, Limits, share_of
 from unblemish.runtime.solvers.protocol import Bool, Float
 
 _LOG = logging.getLogger("unblemish")
@@ -42,8 +42,9 @@ class EnergyOnDevice:
     """The searches of an `EnergyMethod` on the GPU, by the same rules and to the same ends.
 
     A step is made when a batch of some size is first searched with some settings, and replayed from
-    then on; the last batch of many has its own size, and so its own step. What the engines were not
-    made for runs on the host, and one line of the log says why.
+    then on; the last batch of many has its own size, and so its own step. Batches that the engines
+    were not made for are halved; what they cannot do at all runs on the host, and one line of the
+    log says why.
     """
 
     def __init__(self, engines: DeviceEngines, bundle: Bundle) -> None:
@@ -66,10 +67,20 @@ class EnergyOnDevice:
         """See `EnergyMethod.solve`."""
         limits = method.limits(free is not None, max_steps, deadline)
         held = self._search(method, images.shape, free is not None, limits)
-        if held is None:
+        if held is None and len(images) == 1:
             return method.solve(
                 images, free=free, max_steps=max_steps, deadline=deadline, clock=clock
             )
+        if held is None:
+            half = len(images) // 2
+            return Projected.joined([
+                self.solve(
+                    method, images[rows], free=None if free is None else free[rows],
+                    max_steps=max_steps, deadline=share_of(deadline, 2 - number, clock),
+                    clock=clock,
+                )
+                for number, rows in enumerate((slice(half), slice(half, None)))
+            ])  # fmt: skip
         if isinstance(held.step, DeviceAlternation):
             held.step.start(images)
         else:
@@ -81,7 +92,7 @@ class EnergyOnDevice:
     def _search(
         self, method: EnergyMethod, shape: Shape, known: bool, limits: Limits
     ) -> _Held | None:
-        """The step kept for these settings, or a new one; None where it has to run on the host."""
+        """The step kept for these settings, or a new one; None where the engines refuse it."""
         if (shape, method.schedule) in self._refused:
             return None
         key = shape, known, method.schedule, method.settings, limits.max_steps
@@ -91,12 +102,18 @@ class EnergyOnDevice:
             try:
                 step = self._make(method, shape, known, limits)
             except BackendError as error:
-                if not self._refused:
-                    _LOG.warning("batches of %d are searched on the host: %s", shape[0], error)
-                self._refused.add((shape, method.schedule))
+                self._refuse(shape, method.schedule, error)
                 return None
             self._held[key] = _Held(step, Replay(self._engines.kernels.device, step))
         return self._held[key]
+
+    def _refuse(self, shape: Shape, schedule: str, error: BackendError) -> None:
+        self._refused.add((shape, schedule))
+        self._engines.kernels.synchronise()  # what was made for the passes dies with `error`
+        if shape[0] > 1:
+            _LOG.info("batches of %d are halved: %s", shape[0], error)
+        else:
+            _LOG.warning("images are searched on the host: %s", error)
 
     def _make(self, method: EnergyMethod, shape: Shape, known: bool, limits: Limits) -> EnergyStep:
         """Raises: BackendError where the engines were not made for this shape."""

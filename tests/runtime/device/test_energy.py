@@ -163,7 +163,8 @@ def test_the_fast_schedule_fills_holes_as_on_the_host(
 def test_further_batches_and_weights_need_no_more_memory(
     make_energy_bundle: MakeBundle, kernels: CudaKernels, schedule: str
 ) -> None:
-    both = Both(make_energy_bundle(), kernels, schedule)
+    bundle = make_energy_bundle()
+    both = Both(bundle, kernels, schedule)
     driver: Any = kernels.device.driver
     for count in (8, 3):
         both.solve(_images(count), max_steps=6)
@@ -243,7 +244,9 @@ def test_the_deadline_is_kept(
 
 
 class _SmallEngines(DeviceEngines):
-    """Engines that were made for one image."""
+    """Engines that were made for so many images at most."""
+
+    most = 1
 
     def single(self, path: str, inputs: Mapping[str, DeviceArray]) -> Any:
         self._check(inputs)
@@ -254,30 +257,44 @@ class _SmallEngines(DeviceEngines):
         return super().pair(forward, backward, inputs)
 
     def _check(self, inputs: Mapping[str, DeviceArray]) -> None:
-        if inputs["image"].shape[0] > 1:
+        if inputs["image"].shape[0] > self.most:
             raise BackendError("no engine was made for so many images.")
 
 
 @pytest.mark.parametrize("schedule", ["fast", "paper"])
-def test_what_no_engine_was_made_for_is_searched_on_the_host(
+@pytest.mark.parametrize(
+    ("most", "said"),
+    [
+        (1, ["batches of 3 are halved", "batches of 2 are halved"]),
+        (
+            0,
+            [
+                "batches of 3 are halved",
+                "images are searched on the host",
+                "batches of 2 are halved",
+            ],
+        ),
+    ],
+)
+def test_batches_that_no_engine_was_made_for_are_halved_and_images_left_to_the_host(
     make_energy_bundle: MakeBundle,
     kernels: CudaKernels,
     caplog: pytest.LogCaptureFixture,
     schedule: str,
+    most: int,
+    said: list[str],
 ) -> None:
     bundle = make_energy_bundle()
     both = Both(bundle, kernels, schedule)
     driver: Any = kernels.device.driver
     small = _SmallEngines(kernels, device_engines(both.backend, kernels)._load)  # type: ignore[union-attr]
+    small.most = most
     device = EnergyOnDevice(small, bundle)
-    with caplog.at_level(logging.WARNING, "unblemish"):
+    with caplog.at_level(logging.INFO, "unblemish"):
         for _ in range(2):
             expected = both.method.solve(_images(3), max_steps=6)
             _same(device.solve(both.method, _images(3), max_steps=6), expected)
-    assert not driver.launched
+    assert bool(driver.launched) == (most > 0)
     assert [r.message for r in caplog.records] == [
-        "batches of 3 are searched on the host: no engine was made for so many images."
+        f"{line}: no engine was made for so many images." for line in said
     ]
-    alone = both.method.solve(_images(1), max_steps=6)
-    _same(device.solve(both.method, _images(1), max_steps=6), alone)
-    assert driver.launched
