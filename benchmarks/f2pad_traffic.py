@@ -32,7 +32,7 @@ from unblemish.runtime.backends.onnxruntime import OrtProgram
 from unblemish.runtime.detectors.padim import Padim
 from unblemish.runtime.detectors.padim_low_rank import LowRankPadim
 from unblemish.runtime.detectors.patchcore import PatchCore
-from unblemish.runtime.device.features import FeaturePass
+from unblemish.runtime.device.detectors.features import FeaturePass
 from unblemish.runtime.inspector import Inspector
 
 _TOOLS = Path(__file__).resolve().parents[1] / "tests" / "tools"

@@ -27,9 +27,9 @@ from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 from unblemish.runtime.backends.torch_graph import TorchGraph
 from unblemish.runtime.device import Replay, Schedule, run
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.device.finetuning import DeviceFinetuning, WeightMemory, WeightPasses
-from unblemish.runtime.device.image_loss import LossSettings
-from unblemish.runtime.device.torch_pass import torch_pair
+from unblemish.runtime.device.engines.torch_pass import torch_pair
+from unblemish.runtime.device.steps.finetuning import DeviceFinetuning, WeightMemory, WeightPasses
+from unblemish.runtime.device.steps.image_loss import LossSettings
 from unblemish.runtime.methods.rrgi import Tuning
 
 LATENT = 512

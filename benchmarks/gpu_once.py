@@ -19,7 +19,7 @@ from unblemish.bundle.manifest import Preprocess
 from unblemish.kernels import Kernels
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.device.frames import DeviceFrames
-from unblemish.runtime.device.lbfgs import DeviceLbfgs
+from unblemish.runtime.device.steps.lbfgs import DeviceLbfgs
 from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.membrane import roughness
 from unblemish.runtime.solvers.lbfgs import Lbfgs

@@ -29,8 +29,8 @@ from torch_passes import generator_passes
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 from unblemish.runtime.device import DeviceInversion, Replay, Schedule, run
-from unblemish.runtime.device.inversion import GeneratorPasses
 from unblemish.runtime.device.progress import Ends
+from unblemish.runtime.device.steps.inversion import GeneratorPasses
 
 Step = Callable[[], object]
 

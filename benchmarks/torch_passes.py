@@ -8,7 +8,7 @@ import torch
 
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.device_array import DeviceArray
-from unblemish.runtime.device.inversion import GeneratorPasses
+from unblemish.runtime.device.steps.inversion import GeneratorPasses
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 

@@ -242,7 +242,7 @@ class FeatureSearch:
         detector = load_detector(self.bundle, self._backend, self._kernels)
         if self._engines is None:
             return detector
-        from unblemish.runtime.device.detector import on_device
+        from unblemish.runtime.device.detectors.detector import on_device
 
         return on_device(self.bundle, detector, self._engines)
 
@@ -261,7 +261,7 @@ class FeatureSearch:
         """F2PAD's descents on the device, where the detector is there."""
         if self._engines is None:
             return None
-        from unblemish.runtime.device.detector import DeviceDetector
+        from unblemish.runtime.device.detectors.detector import DeviceDetector
         from unblemish.runtime.device.f2pad import F2padOnDevice
 
         if not isinstance(self._detector, DeviceDetector):

@@ -67,8 +67,8 @@ def make_driver(emulated: Callable[[str], CDLL]) -> Callable[..., EmulatedDriver
 
 _DOUBLE = Path(__file__).parent / "tensorrt_double"
 _OURS = ("unblemish.runtime.backends.tensorrt", "unblemish.export.engines.tensorrt_builder",
-         "unblemish.export.engines.bundle_engines", "unblemish.runtime.device.tensorrt_pass",
-         "tensorrt")  # fmt: skip
+         "unblemish.export.engines.bundle_engines",
+         "unblemish.runtime.device.engines.tensorrt_pass", "tensorrt")  # fmt: skip
 
 
 def _forget_tensorrt() -> None:

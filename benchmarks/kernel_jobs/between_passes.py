@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unblemish.kernels.cuda import CudaKernels
-from unblemish.runtime.device.projection import DeviceView, ViewTables
+from unblemish.runtime.device.detectors.projection import DeviceView, ViewTables
 from unblemish.runtime.methods.decomposition import View
 from unblemish.runtime.workspace import Workspace
 

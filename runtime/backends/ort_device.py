@@ -78,7 +78,7 @@ class OrtDeviceBackend:
     def on_device(self, kernels: CudaKernels) -> DeviceEngines:
         """See `DeviceBackend`; runs are not recorded by ONNX Runtime, nor by us."""
         from unblemish.runtime.device.engines import DeviceEngines
-        from unblemish.runtime.device.onnxruntime_pass import OrtGraph
+        from unblemish.runtime.device.engines.onnxruntime_pass import OrtGraph
 
         def load(path: str) -> OrtGraph:
             options = provider_options(

@@ -152,7 +152,7 @@ class TensorRtBackend:
 
     def on_device(self, kernels: CudaKernels) -> DeviceEngines:
         """See `DeviceBackend`; graphs without an engine run as `fallback` runs them there."""
-        from unblemish.runtime.device.tensorrt_pass import TensorRtEngines
+        from unblemish.runtime.device.engines.tensorrt_pass import TensorRtEngines
 
         return TensorRtEngines(kernels, self.variants, self._fallback)
 

@@ -7,15 +7,15 @@ from time to time without waiting for the latest steps.
 
 from __future__ import annotations
 
-from unblemish.runtime.device.alternation import DeviceAlternation
-from unblemish.runtime.device.blending import DeviceBlending
-from unblemish.runtime.device.descent import DeviceDescent
-from unblemish.runtime.device.inversion import DeviceInversion
-from unblemish.runtime.device.latent import DeviceLatentAdam, DeviceLatentLbfgs
+from unblemish.runtime.device.engines.passes import StreamPass
 from unblemish.runtime.device.loop import Schedule, run
-from unblemish.runtime.device.passes import StreamPass
 from unblemish.runtime.device.progress import Progress
 from unblemish.runtime.device.replay import Replay, Step
+from unblemish.runtime.device.steps.alternation import DeviceAlternation
+from unblemish.runtime.device.steps.blending import DeviceBlending
+from unblemish.runtime.device.steps.descent import DeviceDescent
+from unblemish.runtime.device.steps.inversion import DeviceInversion
+from unblemish.runtime.device.steps.latent import DeviceLatentAdam, DeviceLatentLbfgs
 
 __all__ = [
     "DeviceAlternation",

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from unblemish.bundle import Bundle
 from unblemish.errors import BackendError
 from unblemish.kernels.device_array import DeviceArray
-from unblemish.runtime.device.alternation import AlternationSettings, DeviceAlternation
-from unblemish.runtime.device.blending import DeviceBlending
-from unblemish.runtime.device.descent import DescentSettings, DeviceDescent
 from unblemish.runtime.device.engines import DeviceEngines
+from unblemish.runtime.device.engines.passes import PassPair, StreamPass
 from unblemish.runtime.device.loop import Schedule, run
-from unblemish.runtime.device.passes import PassPair, StreamPass
 from unblemish.runtime.device.progress import Ends
 from unblemish.runtime.device.replay import Replay
+from unblemish.runtime.device.steps.alternation import AlternationSettings, DeviceAlternation
+from unblemish.runtime.device.steps.blending import DeviceBlending
+from unblemish.runtime.device.steps.descent import DescentSettings, DeviceDescent
 from unblemish.runtime.methods.autoencoder import IMAGE
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.solvers.alternation import Alternation

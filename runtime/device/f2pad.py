@@ -12,14 +12,14 @@ from unblemish.bundle import Bundle
 from unblemish.bundle.searches import F2padSettings
 from unblemish.errors import BackendError
 from unblemish.runtime.detectors.protocol import IMAGE
-from unblemish.runtime.device.decomposition import DecompositionSettings, DeviceDecomposition
-from unblemish.runtime.device.detector import DeviceDetector
+from unblemish.runtime.device.detectors.detector import DeviceDetector
+from unblemish.runtime.device.detectors.projection import ViewTables
 from unblemish.runtime.device.engines import DeviceEngines
+from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.loop import Schedule, run
-from unblemish.runtime.device.passes import PassPair
 from unblemish.runtime.device.progress import Ends
-from unblemish.runtime.device.projection import ViewTables
 from unblemish.runtime.device.replay import Replay
+from unblemish.runtime.device.steps.decomposition import DecompositionSettings, DeviceDecomposition
 from unblemish.runtime.methods.decomposition import Prior, Weights
 from unblemish.runtime.methods.f2pad_batch import Batch
 from unblemish.runtime.methods.f2pad_descent import pixels_of

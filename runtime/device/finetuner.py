@@ -11,12 +11,12 @@ from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import GraphRole
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.device.finetuning import DeviceFinetuning, WeightMemory, WeightPasses
-from unblemish.runtime.device.image_loss import LossSettings
+from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.loop import Schedule, run
-from unblemish.runtime.device.passes import PassPair
 from unblemish.runtime.device.replay import Replay
-from unblemish.runtime.device.terms import (
+from unblemish.runtime.device.steps.finetuning import DeviceFinetuning, WeightMemory, WeightPasses
+from unblemish.runtime.device.steps.image_loss import LossSettings
+from unblemish.runtime.device.steps.terms import (
     DeviceDiscriminatorTerm,
     DeviceFeatureTerm,
     DeviceTerm,
@@ -116,7 +116,7 @@ def _graphs(bundle: Bundle, engines: DeviceEngines) -> tuple[WeightPasses, Weigh
 def _torch(
     bundle: Bundle, engines: DeviceEngines, threads: int | None
 ) -> tuple[WeightPasses, WeightMemory]:
-    from unblemish.runtime.device.torch_pass import torch_pair
+    from unblemish.runtime.device.engines.torch_pass import torch_pair
     from unblemish.runtime.methods.torch_weights import load_torch_graph, weights_of
 
     graph = load_torch_graph(bundle, threads)

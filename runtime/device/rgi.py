@@ -14,14 +14,14 @@ from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import BackendError, ShapeError
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.device.image_loss import LossSettings
-from unblemish.runtime.device.inversion import DeviceInversion, GeneratorPasses
-from unblemish.runtime.device.latent import DeviceLatentAdam, DeviceLatentLbfgs
+from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.loop import Schedule, run
-from unblemish.runtime.device.passes import PassPair
 from unblemish.runtime.device.progress import Ends
 from unblemish.runtime.device.replay import Replay
-from unblemish.runtime.device.terms import DeviceTerm, device_term, graphs_of, sees_mask
+from unblemish.runtime.device.steps.image_loss import LossSettings
+from unblemish.runtime.device.steps.inversion import DeviceInversion, GeneratorPasses
+from unblemish.runtime.device.steps.latent import DeviceLatentAdam, DeviceLatentLbfgs
+from unblemish.runtime.device.steps.terms import DeviceTerm, device_term, graphs_of, sees_mask
 from unblemish.runtime.engines import batch_limit, tensor_of_role
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.rgi import PAPER_RATE, RgiMethod, Solution, choose

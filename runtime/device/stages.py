@@ -8,8 +8,8 @@ import numpy as np
 
 from unblemish.kernels.cuda.device import Device
 from unblemish.kernels.device_array import DeviceArray
-from unblemish.runtime.device.lbfgs import DeviceLbfgs
 from unblemish.runtime.device.progress import Ends, Progress
+from unblemish.runtime.device.steps.lbfgs import DeviceLbfgs
 from unblemish.runtime.solvers.loop import INTERIM, Outcome
 from unblemish.runtime.solvers.protocol import Double, Float
 

@@ -19,7 +19,7 @@ from unblemish.export.options import ExportOptions
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.device.finetuning import WeightMemory, WeightPasses
+from unblemish.runtime.device.steps.finetuning import WeightMemory, WeightPasses
 from unblemish.runtime.methods.rrgi import read_weights
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.steps import adan_steps
+from unblemish.runtime.device.detectors.projection import DeviceView, ViewTables, taps_of
 from unblemish.runtime.device.memory import own_memory
-from unblemish.runtime.device.projection import DeviceView, ViewTables, taps_of
 from unblemish.runtime.methods.decomposition import View
 
 Launch = Callable[..., None]

@@ -10,7 +10,7 @@ import pytest
 from unblemish.errors import ShapeError
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.steps import adam_steps
-from unblemish.runtime.device.finetuning import WeightMemory, chunk_table
+from unblemish.runtime.device.steps.finetuning import WeightMemory, chunk_table
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 9, 11), (3, 5, 4, 25), (1, 2, 43, 23), (2, 3, 64, 64)]
 # float32 arithmetic on numbers near 1, sums in float64.

@@ -115,7 +115,7 @@ def _features(kernels: Any) -> list[Any]:
 
 
 def _latents(kernels: Any) -> list[Any]:
-    from unblemish.runtime.device.lbfgs import DeviceLbfgs
+    from unblemish.runtime.device.steps.lbfgs import DeviceLbfgs
     from unblemish.runtime.solvers.lbfgs import Lbfgs
 
     device, z = kernels.device, _random(2, 300)

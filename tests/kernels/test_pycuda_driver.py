@@ -137,8 +137,8 @@ def test_ceilings_are_measured(script: Callable[[str], str]) -> None:
     script("""
 from unblemish.errors import BackendError
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.profiling.device_ceilings import Sizes, measure_ceilings
-from unblemish.runtime.profiling.device_timeline import Backlog
+from unblemish.runtime.profiling.device.ceilings import Sizes, measure_ceilings
+from unblemish.runtime.profiling.device.timeline import Backlog
 def refuse(path):
     raise BackendError("there is no engine here.")
 backlog, sizes = Backlog(device, nbytes=1 << 16), Sizes(16, 1 << 16)

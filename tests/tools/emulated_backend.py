@@ -12,7 +12,7 @@ from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.backends.ort_session import open_session
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.device.onnxruntime_pass import OrtGraph, OrtPass
+from unblemish.runtime.device.engines.onnxruntime_pass import OrtGraph, OrtPass
 
 
 class EmulatedBackend(OrtBackend):

@@ -10,9 +10,9 @@ import pytest
 from unblemish.errors import ShapeError
 from unblemish.kernels.fallback import NumpyKernels
 from unblemish.runtime.device import DeviceBlending, DeviceDescent, Replay, Schedule, run
-from unblemish.runtime.device.descent import DescentSettings
-from unblemish.runtime.device.passes import PassPair
+from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.progress import Ends
+from unblemish.runtime.device.steps.descent import DescentSettings
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.membrane import extend, roughness
 from unblemish.runtime.solvers.loop import Limits

@@ -21,10 +21,10 @@ from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.crops import Box
 from unblemish.runtime.detectors.crops import Versions
 from unblemish.runtime.detectors.load import Detector, load_detector
-from unblemish.runtime.device import cell_scores, features
-from unblemish.runtime.device.detector import DeviceDetector, on_device
+from unblemish.runtime.device.detectors import cell_scores, features
+from unblemish.runtime.device.detectors.detector import DeviceDetector, on_device
+from unblemish.runtime.device.detectors.scoring import DeviceVersions
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.device.scoring import DeviceVersions
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.inspector import Inspector
 from unblemish.runtime.methods.decomposition import View

@@ -20,7 +20,7 @@ from unblemish.runtime.autoencoders import energy_method, load_autoencoder
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.device.energy import EnergyOnDevice
 from unblemish.runtime.device.engines import DeviceEngines, device_engines
-from unblemish.runtime.device.passes import PassPair, StreamPass
+from unblemish.runtime.device.engines.passes import PassPair, StreamPass
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.energy import EnergyMethod, Projected
 

@@ -21,10 +21,10 @@ from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 from unblemish.runtime.device import Schedule, run
 from unblemish.runtime.device.engines import DeviceEngines
+from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.finetuner import Booked, DeviceFinetuner
-from unblemish.runtime.device.finetuning import DeviceFinetuning, WeightMemory, WeightPasses
-from unblemish.runtime.device.image_loss import LossSettings
-from unblemish.runtime.device.passes import PassPair
+from unblemish.runtime.device.steps.finetuning import DeviceFinetuning, WeightMemory, WeightPasses
+from unblemish.runtime.device.steps.image_loss import LossSettings
 from unblemish.runtime.engines import load_engines
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.engine import Stopwatch
@@ -398,7 +398,7 @@ def test_finetuning_on_a_gpu_is_that_of_the_host(make_bundle: Any, by: str) -> N
 
 def test_torch_without_cuda_is_said(make_bundle: Any, kernels: Any, monkeypatch: Any) -> None:
     torch = pytest.importorskip("torch")
-    from unblemish.runtime.device.torch_pass import torch_device
+    from unblemish.runtime.device.engines.torch_pass import torch_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert torch_device(kernels.device).type == "cpu"
@@ -413,7 +413,7 @@ def test_torch_on_a_gpu_works_on_the_kernels_stream(
     kernels: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
-    from unblemish.runtime.device.torch_pass import on_stream
+    from unblemish.runtime.device.engines.torch_pass import on_stream
 
     entered: list[Any] = []
 

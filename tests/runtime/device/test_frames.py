@@ -10,8 +10,8 @@ import pytest
 
 from unblemish.bundle.manifest import Preprocess
 from unblemish.errors import SourceError
-from unblemish.runtime.device.filters import axis_filter
 from unblemish.runtime.device.frames import DeviceFrames
+from unblemish.runtime.device.frames.filters import axis_filter
 from unblemish.runtime.geometry import Geometry
 
 # Sums of a few dozen products near 1 in float32, in another order than OpenCV's.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unblemish.errors import ConfigError
-from unblemish.runtime.device.lbfgs import DeviceLbfgs
+from unblemish.runtime.device.steps.lbfgs import DeviceLbfgs
 from unblemish.runtime.solvers.lbfgs import Lbfgs
 
 Function = Callable[[Any], tuple[Any, Any]]

@@ -9,7 +9,7 @@ import pytest
 
 from unblemish.bundle.manifest import Preprocess
 from unblemish.errors import ShapeError, SourceError
-from unblemish.runtime.device.model_images import frames_on_device
+from unblemish.runtime.device.frames.model_images import frames_on_device
 from unblemish.runtime.geometry import Geometry
 
 # Sums of a few dozen products near 1 in float32, in another order than OpenCV's.

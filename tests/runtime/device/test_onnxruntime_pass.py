@@ -18,9 +18,9 @@ from unblemish.runtime.backends.ort_device import OrtDeviceBackend
 from unblemish.runtime.backends.ort_session import open_session
 from unblemish.runtime.device import DeviceInversion, Replay, Schedule, run
 from unblemish.runtime.device.engines import DeviceEngines, device_engines
-from unblemish.runtime.device.inversion import GeneratorPasses
-from unblemish.runtime.device.onnxruntime_pass import OrtGraph
+from unblemish.runtime.device.engines.onnxruntime_pass import OrtGraph
 from unblemish.runtime.device.progress import Ends
+from unblemish.runtime.device.steps.inversion import GeneratorPasses
 from unblemish.runtime.methods.engine import GeneratorEngine
 from unblemish.runtime.methods.inversion import Targets
 from unblemish.runtime.methods.joint import JointInversion

@@ -14,15 +14,15 @@ from emulated_driver import EmulatedDriver
 from unblemish.errors import BackendError
 from unblemish.kernels.cuda import CudaKernels, Device
 from unblemish.runtime.device import DeviceAlternation, Replay, Schedule, run
-from unblemish.runtime.device.alternation import AlternationSettings
 from unblemish.runtime.device.engines import DeviceEngines, DeviceGraph
 from unblemish.runtime.device.progress import Ends
-from unblemish.runtime.profiling import device_timeline
-from unblemish.runtime.profiling.device_ceilings import Ceilings, Sizes, measure_ceilings
-from unblemish.runtime.profiling.device_engines import WatchedPass
-from unblemish.runtime.profiling.device_report import DeviceStep, Stage, report, report_outside
-from unblemish.runtime.profiling.device_timeline import Backlog, Piece
-from unblemish.runtime.profiling.device_watch import DeviceWatch, StepSamples
+from unblemish.runtime.device.steps.alternation import AlternationSettings
+from unblemish.runtime.profiling.device import timeline
+from unblemish.runtime.profiling.device.ceilings import Ceilings, Sizes, measure_ceilings
+from unblemish.runtime.profiling.device.engines import WatchedPass
+from unblemish.runtime.profiling.device.report import DeviceStep, Stage, report, report_outside
+from unblemish.runtime.profiling.device.timeline import Backlog, Piece
+from unblemish.runtime.profiling.device.watch import DeviceWatch, StepSamples
 
 SHAPE = (3, 1, 6, 10)
 IMAGES = 4 * 3 * 60  # bytes
@@ -131,7 +131,7 @@ def test_a_host_that_is_slower_than_the_device_shows_in_the_gap_alone(
 def test_times_that_hold_some_of_the_host_are_told(
     profiled: Callable[..., StepSamples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_timeline, "_MOST_COPIES", 1)
+    monkeypatch.setattr(timeline, "_MOST_COPIES", 1)
     step = report(profiled(put=8.0), CEILINGS, "float32")
     assert not step.queued
     assert step.pieces > sum(STAGES.values())

@@ -25,7 +25,7 @@ from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.profiling.device import DeviceProfile, describe, profile_device
-from unblemish.runtime.profiling.device_ceilings import Sizes
+from unblemish.runtime.profiling.device.ceilings import Sizes
 
 MakeBundle = Callable[..., Bundle]
 SMALL = Sizes(side=16, transferred=1 << 16, backlog=1 << 16)

@@ -22,8 +22,8 @@ from unblemish.runtime.backends import open_backend
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.backends.protocol import Backend
 from unblemish.runtime.device.engines import DeviceEngines, DeviceGraph
+from unblemish.runtime.device.engines.passes import StreamPass
 from unblemish.runtime.device.finetuner import DeviceFinetuner
-from unblemish.runtime.device.passes import StreamPass
 from unblemish.runtime.energy_search import EnergySearch
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.rgi import Solution, limits_for

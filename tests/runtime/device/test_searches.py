@@ -10,9 +10,9 @@ import pytest
 from unblemish.errors import BackendError, ShapeError
 from unblemish.kernels.fallback import NumpyKernels
 from unblemish.runtime.device import DeviceAlternation, DeviceInversion, Replay, Schedule, run
-from unblemish.runtime.device.alternation import AlternationSettings
-from unblemish.runtime.device.inversion import GeneratorPasses
 from unblemish.runtime.device.progress import Ends
+from unblemish.runtime.device.steps.alternation import AlternationSettings
+from unblemish.runtime.device.steps.inversion import GeneratorPasses
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.solvers.adam import Adam
 from unblemish.runtime.solvers.alternation import Alternation

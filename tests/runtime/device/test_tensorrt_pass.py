@@ -19,8 +19,8 @@ from unblemish.kernels.fallback import NumpyKernels
 from unblemish.runtime.backends.onnxruntime import OrtBackend
 from unblemish.runtime.device import DeviceInversion, Replay, Schedule, run
 from unblemish.runtime.device.engines import DeviceEngines, device_engines
-from unblemish.runtime.device.inversion import GeneratorPasses
 from unblemish.runtime.device.progress import Ends
+from unblemish.runtime.device.steps.inversion import GeneratorPasses
 from unblemish.runtime.methods.engine import GeneratorEngine
 from unblemish.runtime.methods.inversion import Targets
 from unblemish.runtime.methods.joint import JointInversion

@@ -14,7 +14,7 @@ from unblemish.errors import SourceError
 from unblemish.kernels.cuda.device import Device
 from unblemish.kernels.cuda.driver import Event
 from unblemish.kernels.device_array import DeviceArray
-from unblemish.runtime.device.filters import Filter, axis_filter
+from unblemish.runtime.device.frames.filters import Filter, axis_filter
 from unblemish.runtime.frames import white_level
 from unblemish.runtime.geometry import letterbox_box, scaled_size, tile_grid
 

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from unblemish.errors import BackendError, UnblemishError
 from unblemish.kernels.cuda.device import Device
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.profiling.device_timeline import Backlog, Piece, Timeline
+from unblemish.runtime.profiling.device.timeline import Backlog, Piece, Timeline
 
 _LOG = logging.getLogger("unblemish")
 _BEYOND, _WITHIN = 8, 0.25  # of the cache: bytes of an array that leaves it, and of one that stays

@@ -14,7 +14,7 @@ from unblemish.kernels.device_array import DeviceArray
 from unblemish.kernels.dlpack import GPU_KINDS
 from unblemish.runtime.backends.pairing import first_line
 from unblemish.runtime.backends.torch_graph import TorchGraph
-from unblemish.runtime.device.passes import PassPair
+from unblemish.runtime.device.engines.passes import PassPair
 
 
 class TorchForward:

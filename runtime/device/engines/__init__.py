@@ -12,7 +12,7 @@ from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.backends.pairing import wire
 from unblemish.runtime.backends.protocol import Backend, TensorSpec
-from unblemish.runtime.device.passes import PassPair, StreamPass
+from unblemish.runtime.device.engines.passes import PassPair, StreamPass
 
 _LOG = logging.getLogger("unblemish")
 

@@ -13,11 +13,11 @@ from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.device import Device
 from unblemish.kernels.cuda.steps import adam_steps
 from unblemish.kernels.device_array import DeviceArray
-from unblemish.runtime.device.image_loss import DeviceImageLoss, LossSettings
-from unblemish.runtime.device.inversion import GeneratorPasses
-from unblemish.runtime.device.passes import PassPair
+from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.progress import Ends, Progress
-from unblemish.runtime.device.terms import DeviceTerm
+from unblemish.runtime.device.steps.image_loss import DeviceImageLoss, LossSettings
+from unblemish.runtime.device.steps.inversion import GeneratorPasses
+from unblemish.runtime.device.steps.terms import DeviceTerm
 from unblemish.runtime.methods.rrgi import Tuning
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Float

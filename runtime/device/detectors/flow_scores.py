@@ -15,10 +15,10 @@ from unblemish.kernels.cuda.device import Device
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.detectors.cflow import CellGroups, Cflow, FlowMap, group_cells
 from unblemish.runtime.detectors.protocol import Cells
-from unblemish.runtime.device.cell_scores import tiled
+from unblemish.runtime.device.detectors.cell_scores import tiled
 from unblemish.runtime.device.engines import DeviceEngines
+from unblemish.runtime.device.engines.passes import PassPair, StreamPass
 from unblemish.runtime.device.memory import Memory, placed
-from unblemish.runtime.device.passes import PassPair, StreamPass
 
 _PASSES = 16  # of different sizes at once
 

@@ -11,9 +11,9 @@ from unblemish.errors import ShapeError
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.steps import adam_steps
 from unblemish.kernels.device_array import DeviceArray
-from unblemish.runtime.device.passes import PassPair, StreamPass
+from unblemish.runtime.device.engines.passes import PassPair, StreamPass
 from unblemish.runtime.device.progress import Ends, Progress
-from unblemish.runtime.device.terms import DeviceTerm
+from unblemish.runtime.device.steps.terms import DeviceTerm
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Float
 

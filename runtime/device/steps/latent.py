@@ -10,12 +10,12 @@ from unblemish.errors import ShapeError
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.steps import adam_steps
 from unblemish.kernels.device_array import DeviceArray
-from unblemish.runtime.device.image_loss import DeviceImageLoss, LossSettings
-from unblemish.runtime.device.inversion import GeneratorPasses
-from unblemish.runtime.device.lbfgs import DeviceLbfgs
 from unblemish.runtime.device.progress import Ends, Progress
 from unblemish.runtime.device.stages import StagedProgress
-from unblemish.runtime.device.terms import DeviceTerm
+from unblemish.runtime.device.steps.image_loss import DeviceImageLoss, LossSettings
+from unblemish.runtime.device.steps.inversion import GeneratorPasses
+from unblemish.runtime.device.steps.lbfgs import DeviceLbfgs
+from unblemish.runtime.device.steps.terms import DeviceTerm
 from unblemish.runtime.solvers.lbfgs import Lbfgs
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Bool, Float, Index

@@ -11,8 +11,8 @@ from unblemish.kernels.cuda.device import Watch
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.backends.protocol import Backend, Pair, Program
 from unblemish.runtime.device.engines import DeviceBackend, DeviceEngines, DeviceGraph
-from unblemish.runtime.device.passes import PassPair, StreamPass
-from unblemish.runtime.profiling.device_timeline import Piece
+from unblemish.runtime.device.engines.passes import PassPair, StreamPass
+from unblemish.runtime.profiling.device.timeline import Piece
 
 
 class PieceWatch(Watch, Protocol):

@@ -14,13 +14,13 @@ from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import GraphRole, Manifest
 from unblemish.kernels import Kernels
 from unblemish.runtime.backends.protocol import Backend
-from unblemish.runtime.device.passes import StreamPass
+from unblemish.runtime.device.engines.passes import StreamPass
 from unblemish.runtime.inspector import Inspector
-from unblemish.runtime.profiling.device_ceilings import Ceilings, Sizes, measure_ceilings
-from unblemish.runtime.profiling.device_engines import WatchedBackend, WatchedEngines
-from unblemish.runtime.profiling.device_report import DeviceStep, Stage, report, report_outside
-from unblemish.runtime.profiling.device_timeline import Backlog, Piece
-from unblemish.runtime.profiling.device_watch import DeviceWatch
+from unblemish.runtime.profiling.device.ceilings import Ceilings, Sizes, measure_ceilings
+from unblemish.runtime.profiling.device.engines import WatchedBackend, WatchedEngines
+from unblemish.runtime.profiling.device.report import DeviceStep, Stage, report, report_outside
+from unblemish.runtime.profiling.device.timeline import Backlog, Piece
+from unblemish.runtime.profiling.device.watch import DeviceWatch
 from unblemish.runtime.solvers.loop import Clock
 
 _LEAST_ROUNDS = 6  # two of each way to run a search

@@ -9,8 +9,8 @@ from unblemish.errors import BackendError
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.detectors.protocol import FEATURES, IMAGE
 from unblemish.runtime.device.engines import DeviceEngines
+from unblemish.runtime.device.engines.passes import StreamPass
 from unblemish.runtime.device.memory import shaped
-from unblemish.runtime.device.passes import StreamPass
 
 _LOG = logging.getLogger("unblemish")
 _PASSES = 64  # of different sizes at once

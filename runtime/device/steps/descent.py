@@ -9,7 +9,7 @@ import numpy as np
 from unblemish.errors import ShapeError
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.steps import adam_steps
-from unblemish.runtime.device.passes import PassPair
+from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.progress import Ends, Progress
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Bool, Float

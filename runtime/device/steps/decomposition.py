@@ -10,11 +10,11 @@ from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.steps import adan_steps
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.detectors.protocol import FEATURES, IMAGE
-from unblemish.runtime.device.cell_scores import DeviceModel
+from unblemish.runtime.device.detectors.cell_scores import DeviceModel
+from unblemish.runtime.device.detectors.projection import DeviceView, ViewTables
+from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.memory import own_memory, shaped
-from unblemish.runtime.device.passes import PassPair
 from unblemish.runtime.device.progress import Ends, Progress
-from unblemish.runtime.device.projection import DeviceView, ViewTables
 from unblemish.runtime.methods.decomposition import Prior, Weights
 from unblemish.runtime.methods.f2pad_batch import Batch
 from unblemish.runtime.solvers.adan import Pixels, Sharing

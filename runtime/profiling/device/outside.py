@@ -9,7 +9,7 @@ import numpy as np
 
 from unblemish.kernels.cuda.driver import Driver
 from unblemish.kernels.cuda.signatures import Signature
-from unblemish.runtime.profiling.device_timeline import Backlog, Piece
+from unblemish.runtime.profiling.device.timeline import Backlog, Piece
 
 
 class Outside:

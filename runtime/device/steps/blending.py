@@ -6,7 +6,7 @@ import numpy as np
 
 from unblemish.errors import ShapeError
 from unblemish.kernels.cuda import CudaKernels
-from unblemish.runtime.device.passes import StreamPass
+from unblemish.runtime.device.engines.passes import StreamPass
 from unblemish.runtime.device.progress import Ends, Progress
 from unblemish.runtime.solvers.loop import Outcome
 from unblemish.runtime.solvers.protocol import Bool, Float

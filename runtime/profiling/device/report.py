@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from unblemish.runtime.profiling.device_ceilings import Ceilings
-from unblemish.runtime.profiling.device_outside import Outside
-from unblemish.runtime.profiling.device_timeline import Kind, Piece
-from unblemish.runtime.profiling.device_watch import StepSamples
+from unblemish.runtime.profiling.device.ceilings import Ceilings
+from unblemish.runtime.profiling.device.outside import Outside
+from unblemish.runtime.profiling.device.timeline import Kind, Piece
+from unblemish.runtime.profiling.device.watch import StepSamples
 from unblemish.runtime.profiling.timing import Times
 
 Bound = Literal["memory", "compute", "launch", "transfer"]

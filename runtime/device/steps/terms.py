@@ -10,7 +10,7 @@ import numpy as np
 from unblemish.bundle.manifest import GraphRole
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.device_array import DeviceArray
-from unblemish.runtime.device.passes import PassPair
+from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.methods.anogan import FeatureDistance
 from unblemish.runtime.methods.terms import DiscriminatorTerm, FeatureTerm, ImageTerm
 

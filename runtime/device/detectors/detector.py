@@ -20,17 +20,17 @@ from unblemish.runtime.detectors.load import Detector
 from unblemish.runtime.detectors.padim import Padim
 from unblemish.runtime.detectors.padim_low_rank import LowRankPadim
 from unblemish.runtime.detectors.patchcore import PatchCore
-from unblemish.runtime.device.cell_scores import (
+from unblemish.runtime.device.detectors.cell_scores import (
     BankModel,
     DeviceModel,
     GaussianModel,
     beyond_limits,
 )
+from unblemish.runtime.device.detectors.features import FeaturePasses
+from unblemish.runtime.device.detectors.flow_scores import FlowModel, FlowPaths
+from unblemish.runtime.device.detectors.projection import ViewTables
+from unblemish.runtime.device.detectors.scoring import DeviceScoring, DeviceVersions, Seen
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.device.features import FeaturePasses
-from unblemish.runtime.device.flow_scores import FlowModel, FlowPaths
-from unblemish.runtime.device.projection import ViewTables
-from unblemish.runtime.device.scoring import DeviceScoring, DeviceVersions, Seen
 from unblemish.runtime.solvers.protocol import Float
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from unblemish.kernels.cuda.driver import Driver
 from unblemish.kernels.cuda.signatures import Signature
 from unblemish.runtime.device.loop import Schedule, run
 from unblemish.runtime.device.replay import Replay
-from unblemish.runtime.profiling.device_outside import LaunchDriver, Outside
-from unblemish.runtime.profiling.device_timeline import Backlog, Piece, Timeline
+from unblemish.runtime.profiling.device.outside import LaunchDriver, Outside
+from unblemish.runtime.profiling.device.timeline import Backlog, Piece, Timeline
 from unblemish.runtime.solvers.loop import Clock
 
 _ITERATIONS = 10  # of a search: later ones may have nothing left to do

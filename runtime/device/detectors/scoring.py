@@ -15,10 +15,10 @@ from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.crops import Box
 from unblemish.runtime.detectors.crops import Versions
 from unblemish.runtime.detectors.protocol import Cells
-from unblemish.runtime.device.cell_scores import DeviceModel, DeviceScorer
-from unblemish.runtime.device.features import FeaturePass, FeaturePasses, Size
+from unblemish.runtime.device.detectors.cell_scores import DeviceModel, DeviceScorer
+from unblemish.runtime.device.detectors.features import FeaturePass, FeaturePasses, Size
+from unblemish.runtime.device.detectors.projection import DeviceView, ViewTables
 from unblemish.runtime.device.memory import front, item, own_memory, placed
-from unblemish.runtime.device.projection import DeviceView, ViewTables
 from unblemish.runtime.solvers.protocol import Float
 
 _LEAST = 8  # versions of a crop at once, so that passes of few batches occur

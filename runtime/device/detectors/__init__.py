@@ -1,0 +1,1 @@
+"""Detectors whose features stay on the device."""

@@ -1,0 +1,1 @@
+"""One iteration of each search, put on the stream."""
