@@ -23,7 +23,6 @@ from unblemish.runtime.autoencoders import (
 from unblemish.runtime.backends import open_backend
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
-from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.holes import open_hole
 from unblemish.runtime.inspection import Inspection, Status
 from unblemish.runtime.jobs import Job, check_search, milliseconds, prepare_job
@@ -31,7 +30,7 @@ from unblemish.runtime.methods.energy import EnergyMethod, Projected
 from unblemish.runtime.methods.energy_scores import SCORE_KINDS
 from unblemish.runtime.methods.latent import LatentMethod
 from unblemish.runtime.options import AUTOENCODER_REFINEMENTS, SearchOptions, check_refine
-from unblemish.runtime.placement import place
+from unblemish.runtime.placement import geometry_at, place
 from unblemish.runtime.restore import mean_trace, score_of, worst
 from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
@@ -63,10 +62,10 @@ class EnergySearch:
         calibration = bundle.manifest.calibration
         asked = self.options.refine or (calibration and calibration.refine) or "energy"
         self.refine = check_refine(asked, AUTOENCODER_REFINEMENTS, bundle.manifest.method)
-        self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
         backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
         engines, self._kernels = place(backend, kernels, self.options.threads)
+        self._geometry = geometry_at(engines, bundle.manifest.preprocess)
         self._device: EnergyOnDevice | None = None
         if engines is not None:
             from unblemish.runtime.device.energy import EnergyOnDevice

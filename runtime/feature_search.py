@@ -19,7 +19,6 @@ from unblemish.runtime.detectors.crops import Tiles
 from unblemish.runtime.detectors.load import Detector, load_detector
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import from_unit
-from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.holes import open_hole
 from unblemish.runtime.initial import wide_median
 from unblemish.runtime.inpainting import Inpainter, load_inpainter
@@ -31,7 +30,7 @@ from unblemish.runtime.methods.f2pad import Elsewhere, F2pad
 from unblemish.runtime.methods.outline import outline_score, refined_score, relative_map
 from unblemish.runtime.methods.refined import Refined, unrefined
 from unblemish.runtime.options import DETECTOR_REFINEMENTS, SearchOptions, check_refine
-from unblemish.runtime.placement import place
+from unblemish.runtime.placement import geometry_at, place
 from unblemish.runtime.solvers.loop import Clock, share_of
 from unblemish.runtime.solvers.protocol import Float
 
@@ -86,12 +85,12 @@ class FeatureSearch:
         calibrated = None if calibration is None else calibration.refine
         asked = self.options.refine or calibrated or "f2pad"
         self.refine = check_refine(asked, DETECTOR_REFINEMENTS, method)
-        self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
         self._backend = backend = open_backend(
             self.options.backend, self.options.threads, bundle=bundle
         )
         self._engines, self._kernels = place(backend, kernels, self.options.threads)
+        self._geometry = geometry_at(self._engines, bundle.manifest.preprocess)
         self._detector: Detector = self._loaded()
         self._f2pad: F2pad | None = None
         self._filler: Inpainter | None = None

@@ -43,6 +43,10 @@ class Geometry:
         stacked = np.stack([tile.transpose(2, 0, 1) for tile in tiles])
         return np.ascontiguousarray(self.to_intensity(stacked))
 
+    def images_of(self, frame: NDArray[Any], unit: Float, white: float | None) -> Float:
+        """As `to_model`, of a frame and what `to_unit` made of it; either may be read."""
+        return self.unit_to_model(unit)
+
     def to_native(self, images: Float, frame_shape: tuple[int, ...]) -> Float:
         """Bring model images (or maps) back to the frame's geometry, in their own unit.
 

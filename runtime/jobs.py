@@ -35,7 +35,7 @@ def prepare_job(frame: Any, geometry: Geometry, white: float | None) -> Job:
     preprocess = geometry.preprocess
     chosen = white_for(frame, white, preprocess.white)
     unit = to_unit(frame, white=chosen)
-    images = geometry.unit_to_model(unit)
+    images = geometry.images_of(frame, unit, chosen)
     return Job(frame, to_channels(unit, preprocess.channels), images, chosen)
 
 

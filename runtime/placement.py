@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from unblemish.bundle.manifest import Preprocess
 from unblemish.kernels import Kernels, default_kernels
 from unblemish.runtime.backends.protocol import Backend
+from unblemish.runtime.geometry import Geometry
 
 if TYPE_CHECKING:
     from unblemish.runtime.device.engines import DeviceEngines
@@ -30,3 +32,14 @@ def place(
     if kernels is None or (engines is not None and kernels is engines.kernels):
         kernels = default_kernels(threads)
     return engines, kernels
+
+
+def geometry_at(engines: DeviceEngines | None, preprocess: Preprocess) -> Geometry:
+    """The way of frames to model images and back: there on the GPU, where the engines are."""
+    if engines is None:
+        return Geometry(preprocess)
+    from unblemish.runtime.device.frames.geometry import DeviceGeometry
+    from unblemish.runtime.device.frames.model_images import frames_on_device
+
+    kernels = engines.kernels
+    return DeviceGeometry(preprocess, kernels, frames_on_device(preprocess, kernels))

@@ -20,7 +20,6 @@ from unblemish.runtime.backends.protocol import Pair
 from unblemish.runtime.engines import Engines, load_discriminator_features, load_engines
 from unblemish.runtime.found import Found
 from unblemish.runtime.frames import to_unit, white_for
-from unblemish.runtime.geometry import Geometry
 from unblemish.runtime.holes import open_hole
 from unblemish.runtime.inspection import Inspection
 from unblemish.runtime.jobs import check_search, milliseconds
@@ -37,7 +36,7 @@ from unblemish.runtime.methods.rgi import (
 )
 from unblemish.runtime.methods.rrgi import Finetuner, load_finetuner
 from unblemish.runtime.options import GENERATOR_REFINEMENTS, SearchOptions, check_refine
-from unblemish.runtime.placement import place
+from unblemish.runtime.placement import geometry_at, place
 from unblemish.runtime.reserve import Reserve
 from unblemish.runtime.restore import Tiles, restore
 from unblemish.runtime.solvers.loop import Clock, Limits, share_of
@@ -80,10 +79,10 @@ class Search:
         self.bundle = bundle
         self.options = options or SearchOptions()
         self._settings = bundle.manifest.rgi
-        self._geometry = Geometry(bundle.manifest.preprocess)
         self._clock = clock
         backend = open_backend(self.options.backend, self.options.threads, bundle=bundle)
         engines, self._kernels = place(backend, kernels, self.options.threads)
+        self._geometry = geometry_at(engines, bundle.manifest.preprocess)
         self._device: RgiOnDevice | None = None
         if engines is not None:
             from unblemish.runtime.device.rgi import RgiOnDevice
@@ -217,7 +216,7 @@ class Search:
     def _prepare(self, frame: Any, previous: Inspection | Found | Float | None) -> _Job:
         white = white_for(frame, self.options.white, self.bundle.manifest.preprocess.white)
         unit = to_unit(frame, white=white)
-        images = self._geometry.unit_to_model(unit)
+        images = self._geometry.images_of(frame, unit, white)
         latent = _latent_of(previous)
         expected = len(images), self.bundle.manifest.model.latent_size
         if latent is not None and latent.shape != expected:

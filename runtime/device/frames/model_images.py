@@ -18,7 +18,7 @@ from unblemish.runtime.device.frames import DeviceFrames
 from unblemish.runtime.geometry import Geometry
 
 _KINDS = 4  # of frames, by size, dtype and white, whose memory is kept
-_OF_CAMERAS = (np.dtype(np.uint8), np.dtype(np.uint16))
+OF_CAMERAS = (np.dtype(np.uint8), np.dtype(np.uint16))
 
 
 def frames_on_device(preprocess: Preprocess, kernels: CudaKernels) -> FramesOnDevice:
@@ -80,7 +80,7 @@ class FramesOnDevice:
         return images
 
     def _put(self, frame: NDArray[Any], white: float | None, images: DeviceArray) -> None:
-        if frame.dtype in _OF_CAMERAS:
+        if frame.dtype in OF_CAMERAS:
             self._kind(frame, white).enqueue([frame], images)
         else:
             self._device.upload(images, self._geometry.to_model(frame, white=white))

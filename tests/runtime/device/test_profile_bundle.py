@@ -88,12 +88,16 @@ def test_frames_that_are_searched_together_have_a_step_of_their_own(
     assert [step.batch for step in found.steps] == [3]
 
 
-def test_what_is_not_searched_on_the_device_has_no_profile_of_it(
+def test_what_is_not_searched_on_the_device_has_the_ways_of_its_frames_alone(
     make_energy_bundle: MakeBundle, make_driver: Callable[..., EmulatedDriver]
 ) -> None:
     bundle = make_energy_bundle(calibration={**CALIBRATION, "refine": "error"})  # one pass, no more
     assert profile_device(bundle, OrtBackend(1), _frames(1), seconds=0) is None
-    assert _profile(bundle, CudaKernels(driver=make_driver(clock=_clock()))) is None
+    found = _profile(bundle, CudaKernels(driver=make_driver(clock=_clock())))
+    assert found is not None
+    assert not found.steps
+    names = {stage.name for stage in found.outside}
+    assert names == {"planes_of_bytes", "resample", "cut_tiles"}
 
 
 @pytest.mark.parametrize(("role", "name", "shape"), [
