@@ -131,12 +131,16 @@ def describe(bundle: Bundle, path: str, inner: StreamPass) -> Piece:
 
 
 def _images(manifest: Manifest, role: GraphRole, inner: StreamPass) -> float:
-    """How many of the model's images a pass takes; of crops, by their pixels."""
+    """How many of the model's images a pass takes; of crops, by their pixels or cells."""
     graph, arrays = manifest.graphs[role], {**inner.inputs, **inner.outputs}
+    entry, p = graph.inputs[0].name, manifest.preprocess
+    if manifest.detector is not None and role.startswith("flow"):
+        stride = manifest.detector.maps[0].stride  # of the cells that the first tensor has
+        return arrays[entry].shape[0] / (-(-p.height // stride) * -(-p.width // stride))
     shown = [t for t in (*graph.inputs, *graph.outputs) if t.role in _SHOWN]
     if not shown:
-        return arrays[graph.inputs[0].name].shape[0]
-    p, count = manifest.preprocess, 1
+        return arrays[entry].shape[0]
+    count = 1
     for given, model in zip(shown[0].shape, (1, p.channels, p.height, p.width), strict=False):
         count *= given if isinstance(given, int) else model
     return arrays[shown[0].name].size / count

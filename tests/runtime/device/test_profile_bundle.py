@@ -17,6 +17,7 @@ import pytest
 from emulated_backend import EmulatedBackend
 from emulated_clock import EmulatedClock
 from emulated_driver import EmulatedDriver
+from tiny_detectors import STRIDE, tiny_detector
 
 from unblemish.bundle import Bundle
 from unblemish.cli import main
@@ -121,6 +122,17 @@ def test_a_pass_counts_weights_tensors_and_arithmetic(
     piece = describe(counted, str(path), inner)
     assert (piece.name, piece.flops) == (role, 2000)
     assert piece.nbytes == path.stat().st_size + array.nbytes + 28
+
+
+@pytest.mark.parametrize("role", ["flow", "flow_forward", "flow_backward"])
+def test_a_pass_of_a_flow_counts_the_cells_of_its_images(tmp_path: Path, role: Any) -> None:
+    bundle = tiny_detector(tmp_path, "cflow")
+    graph = bundle.manifest.graphs[role]
+    p, first = bundle.manifest.preprocess, graph.inputs[0].name
+    cells = 3 * (p.height // STRIDE) * (p.width // STRIDE)  # of three images
+    array = SimpleNamespace(size=cells, shape=(cells,), nbytes=4 * cells)
+    inner: Any = SimpleNamespace(inputs={first: array}, outputs={})
+    assert describe(bundle, str(bundle.graph(role)), inner).flops == 3 * graph.flops
 
 
 @pytest.fixture
