@@ -4,7 +4,7 @@
 #
 # usage: benchmarks/gpu.sh [output folder]
 #   PYTHON     of an environment with unblemish[cuda,train,fit,test] (python)
-#   BUNDLE, IMAGES   also profile inspection with this bundle
+#   BUNDLE, IMAGES   what to profile, a detector and a folder (F2PAD on the sample parts made here)
 set -u
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -62,12 +62,13 @@ step rrgi 30 "$python" benchmarks/gpu_finetuning.py
 step rrgi-torch 30 "$python" benchmarks/gpu_finetuning.py --engine torch
 step rgi-torch 60 "$python" benchmarks/gpu_steps.py rgi --batches 1 8 64 --steps 200
 step rgi-onnxruntime 60 "$python" benchmarks/gpu_steps.py rgi --engine onnxruntime --batches 1 8 64 --steps 100
-if [ -n "${BUNDLE:-}" ] && [ -n "${IMAGES:-}" ]; then
-  step profile 60 "$python" -m unblemish profile "$BUNDLE" --images "$IMAGES"
-  # Of a detector: what F2PAD puts on the GPU, and what is left to the CPU.
-  step traffic 60 "$python" benchmarks/f2pad_traffic.py "$BUNDLE" "$IMAGES"
+bundle=${BUNDLE:-$out/inspection/f2pad.bundle}
+images=${IMAGES:-$out/inspection/parts/test/scratch}
+if [ -e "$bundle" ] && [ -e "$images" ]; then
+  step profile 60 "$python" -m unblemish profile "$bundle" --images "$images"
+  step traffic 60 "$python" benchmarks/f2pad_traffic.py "$bundle" "$images"
 else
-  skip profile "give BUNDLE and IMAGES"
+  skip profile "there is no bundle: give BUNDLE and IMAGES"
 fi
 
 printf '\n== summary (%s s) ==\n' "$SECONDS"
