@@ -39,7 +39,6 @@ def geometry_at(engines: DeviceEngines | None, preprocess: Preprocess) -> Geomet
     if engines is None:
         return Geometry(preprocess)
     from unblemish.runtime.device.frames.geometry import DeviceGeometry
-    from unblemish.runtime.device.frames.model_images import frames_on_device
+    from unblemish.runtime.device.frames.model_images import FramesOnDevice
 
-    kernels = engines.kernels
-    return DeviceGeometry(preprocess, kernels, frames_on_device(preprocess, kernels))
+    return DeviceGeometry(preprocess, FramesOnDevice(preprocess, engines.kernels.device))

@@ -60,13 +60,10 @@ class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms, CudaRgiTerm
         self, x: Any, g: Any, lam: Any, scale: Any, *, mask: Any, cotangent: Any, objective: Any
     ) -> None:
         """See `Kernels`."""
-        arrays = self._arrays(
-            x=x, g=g, lam=lam, scale=scale, mask=mask, cotangent=cotangent, objective=objective
-        )
-        checks.rgi_closed_form(**arrays)
-        sizes = planes(arrays["x"].shape, arrays["mask"].shape)
-        with Call(self.device, arrays, written=("mask", "cotangent", "objective")) as call:
-            self._summed(call, "rgi_closed_form", sizes)
+        self._closed_form(
+            "rgi_closed_form", 4, x=x, g=g, lam=lam, scale=scale, mask=mask, cotangent=cotangent,
+            objective=objective,
+        )  # fmt: skip
 
     def rgi_gradient(
         self,
@@ -81,14 +78,10 @@ class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms, CudaRgiTerm
         objective: Any,
     ) -> None:
         """See `Kernels`."""
-        arrays = self._arrays(
-            x=x, g=g, mask=mask, lam=lam, scale=scale, cotangent=cotangent,
+        self._joint(
+            "rgi_gradient", 4, x=x, g=g, mask=mask, lam=lam, scale=scale, cotangent=cotangent,
             mask_gradient=mask_gradient, objective=objective,
         )  # fmt: skip
-        checks.rgi_gradient(**arrays)
-        sizes = planes(arrays["x"].shape, arrays["mask"].shape)
-        with Call(self.device, arrays, written=("cotangent", "mask_gradient", "objective")) as call:
-            self._summed(call, "rgi_gradient", sizes)
 
     def residual_l2(
         self, x: Any, g: Any, scale: Any, *, cotangent: Any, objective: Any, weight: Any = None
@@ -113,12 +106,6 @@ class CudaKernels(CudaImageTerms, CudaFeatureTerms, CudaEnergyTerms, CudaRgiTerm
         sizes = planes(x.shape, x.shape if weight is None else weight.shape)
         with Call(self.device, arrays, written=("cotangent", "objective")) as call:
             self._summed(call, name, sizes)
-
-    def _summed(self, call: Call, kernel: str, sizes: dict[str, int]) -> None:
-        grid = self.device.rows(sizes["batch"], sizes["plane"])
-        partial = call.partial("sum", sizes["batch"], grid)
-        call.launch(kernel, grid, partial=partial, **sizes)
-        call.finish(partial, "objective", scale="scale")
 
     def adam(
         self,

@@ -19,13 +19,10 @@ class CudaRgiTerms(Part):
 
         Source: seed 000, eq. 3.
         """
-        arrays = self._arrays(
-            x=x, g=g, lam=lam, scale=scale, mask=mask, cotangent=cotangent, objective=objective
-        )
-        checks.rgi_closed_form(**arrays)
-        sizes = planes(arrays["x"].shape, arrays["mask"].shape)
-        with Call(self.device, arrays, written=("mask", "cotangent", "objective")) as call:
-            self._summed_l1(call, "rgi_closed_form_l1", sizes)
+        self._closed_form(
+            "rgi_closed_form_l1", 1, x=x, g=g, lam=lam, scale=scale, mask=mask,
+            cotangent=cotangent, objective=objective,
+        )  # fmt: skip
 
     def rgi_gradient_l1(
         self,
@@ -40,17 +37,28 @@ class CudaRgiTerms(Part):
         objective: Any,
     ) -> None:
         """As `rgi_gradient`, of scale (sum |1 - M| |r| + lam sum |M|)."""
-        arrays = self._arrays(
-            x=x, g=g, mask=mask, lam=lam, scale=scale, cotangent=cotangent,
+        self._joint(
+            "rgi_gradient_l1", 1, x=x, g=g, mask=mask, lam=lam, scale=scale, cotangent=cotangent,
             mask_gradient=mask_gradient, objective=objective,
         )  # fmt: skip
+
+    def _closed_form(self, kernel: str, width: int, **given: Any) -> None:
+        """width: elements that a lane takes at once."""
+        arrays = self._arrays(**given)
+        checks.rgi_closed_form(**arrays)
+        sizes = planes(arrays["x"].shape, arrays["mask"].shape)
+        with Call(self.device, arrays, written=("mask", "cotangent", "objective")) as call:
+            self._summed(call, kernel, sizes, width)
+
+    def _joint(self, kernel: str, width: int, **given: Any) -> None:
+        arrays = self._arrays(**given)
         checks.rgi_gradient(**arrays)
         sizes = planes(arrays["x"].shape, arrays["mask"].shape)
         with Call(self.device, arrays, written=("cotangent", "mask_gradient", "objective")) as call:
-            self._summed_l1(call, "rgi_gradient_l1", sizes)
+            self._summed(call, kernel, sizes, width)
 
-    def _summed_l1(self, call: Call, kernel: str, sizes: dict[str, int]) -> None:
-        grid = self.device.rows(sizes["batch"], sizes["plane"], 1)
+    def _summed(self, call: Call, kernel: str, sizes: dict[str, int], width: int = 4) -> None:
+        grid = self.device.rows(sizes["batch"], sizes["plane"], width)
         partial = call.partial("sum", sizes["batch"], grid)
         call.launch(kernel, grid, partial=partial, **sizes)
         call.finish(partial, "objective", scale="scale")

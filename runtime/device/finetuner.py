@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import cast
 
 import numpy as np
 
@@ -11,20 +10,16 @@ from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import GraphRole
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.loop import Schedule, run
 from unblemish.runtime.device.replay import Replay
 from unblemish.runtime.device.steps.finetuning import DeviceFinetuning, WeightMemory, WeightPasses
 from unblemish.runtime.device.steps.image_loss import LossSettings
-from unblemish.runtime.device.steps.terms import (
-    DeviceDiscriminatorTerm,
-    DeviceFeatureTerm,
-    DeviceTerm,
-)
+from unblemish.runtime.device.steps.terms import DeviceTerm, open_term
 from unblemish.runtime.engines import tensor_of_role
 from unblemish.runtime.methods.engine import Stopwatch
 from unblemish.runtime.methods.inversion import Inversion
 from unblemish.runtime.methods.rrgi import Finetuner, Tuning, read_weights
+from unblemish.runtime.methods.terms import DiscriminatorTerm, FeatureTerm, ImageTerm
 from unblemish.runtime.solvers.loop import Clock, Outcome
 from unblemish.runtime.solvers.protocol import Float
 
@@ -83,33 +78,24 @@ def open_finetuner(
 
 def _terms(bundle: Bundle, engines: DeviceEngines, image: DeviceArray) -> list[DeviceTerm]:
     """The further terms that the settings give weight to, as `load_engines` has them."""
-    settings, kernels = bundle.manifest.rgi, engines.kernels
-    terms: list[DeviceTerm] = []
-    if settings.discriminator_weight:
-        pair = _pair(bundle, engines, "discriminator", image)
-        terms.append(DeviceDiscriminatorTerm(kernels, pair, settings.discriminator_weight))
-    if settings.feature_weight:
-        pair = _pair(bundle, engines, "features", kernels.device.zeros(image.shape))
-        terms.append(DeviceFeatureTerm(kernels, pair, settings.feature_weight))
-    return terms
-
-
-def _pair(bundle: Bundle, engines: DeviceEngines, stem: str, entry: DeviceArray) -> PassPair:
-    there, back = _ways(stem)
-    name = bundle.manifest.graphs[there].inputs[0].name
-    return engines.pair(str(bundle.graph(there)), str(bundle.graph(back)), {name: entry})
-
-
-def _ways(stem: str) -> tuple[GraphRole, GraphRole]:
-    return cast(GraphRole, f"{stem}_forward"), cast(GraphRole, f"{stem}_backward")
+    settings = bundle.manifest.rgi
+    weights: dict[type[ImageTerm], float] = {
+        DiscriminatorTerm: settings.discriminator_weight,
+        FeatureTerm: settings.feature_weight,
+    }
+    return [
+        open_term(engines, bundle, kind, weight, image)
+        for kind, weight in weights.items()
+        if weight
+    ]
 
 
 def _graphs(bundle: Bundle, engines: DeviceEngines) -> tuple[WeightPasses, WeightMemory]:
-    there, back = _ways("finetune")
-    latent, image, z = _ends(bundle, there, engines)
+    latent, image, z = _ends(bundle, "finetune_forward", engines)
     weights = WeightMemory.holding(engines.kernels.device, read_weights(bundle))
     inputs = {latent: z, **weights.parts}
-    pair = engines.pair(str(bundle.graph(there)), str(bundle.graph(back)), inputs)
+    there, back = bundle.graph("finetune_forward"), bundle.graph("finetune_backward")
+    pair = engines.pair(str(there), str(back), inputs)
     return WeightPasses.of(pair, latent, image), weights
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from unblemish.bundle import Bundle
-from unblemish.bundle.manifest import GraphRole
 from unblemish.errors import BackendError, ShapeError
-from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.engines import DeviceEngines
-from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.device.loop import Schedule, run
 from unblemish.runtime.device.progress import Ends
 from unblemish.runtime.device.replay import Replay
 from unblemish.runtime.device.steps.image_loss import LossSettings
 from unblemish.runtime.device.steps.inversion import DeviceInversion, GeneratorPasses
 from unblemish.runtime.device.steps.latent import DeviceLatentAdam, DeviceLatentLbfgs
-from unblemish.runtime.device.steps.terms import DeviceTerm, device_term, graphs_of, sees_mask
+from unblemish.runtime.device.steps.terms import DeviceTerm, open_term
 from unblemish.runtime.engines import batch_limit, tensor_of_role
 from unblemish.runtime.inspection import Status
 from unblemish.runtime.methods.rgi import PAPER_RATE, RgiMethod, Solution, choose
@@ -222,14 +219,9 @@ class RgiOnDevice:
         latent = tensor_of_role(self._bundle.manifest, "generator_forward", "latent", output=False)
         shape = batch, *(int(d) for d in latent.shape[1:])
         zeros = self._engines.kernels.device.zeros(shape)
-        inputs = {latent.name: zeros}
-        return GeneratorPasses.of(self._pair("generator_forward", "generator_backward", inputs))
-
-    def _pair(
-        self, there: GraphRole, back: GraphRole, inputs: Mapping[str, DeviceArray]
-    ) -> PassPair:
-        graph = self._bundle.graph
-        return self._engines.pair(str(graph(there)), str(graph(back)), inputs)
+        there = str(self._bundle.graph("generator_forward"))
+        back = str(self._bundle.graph("generator_backward"))
+        return GeneratorPasses.of(self._engines.pair(there, back, {latent.name: zeros}))
 
     def _make(self, method: RgiMethod, passes: GeneratorPasses, known: bool, ends: Ends) -> _Held:
         kernels, rate, weight = self._engines.kernels, PAPER_RATE, method.latent_weight
@@ -253,11 +245,7 @@ class RgiOnDevice:
         return _Held(step, Replay(kernels.device, step), terms)
 
     def _term(self, term: ImageTerm, passes: GeneratorPasses) -> DeviceTerm:
-        kernels, image = self._engines.kernels, passes.image
-        entry = kernels.device.zeros(image.shape) if sees_mask(term) else image
-        there, back = graphs_of(term)
-        name = self._bundle.manifest.graphs[there].inputs[0].name
-        return device_term(kernels, self._pair(there, back, {name: entry}), term)
+        return open_term(self._engines, self._bundle, type(term), term.weight, passes.image)
 
 
 def _joined(

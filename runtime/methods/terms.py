@@ -14,6 +14,10 @@ from unblemish.runtime.solvers.protocol import Double, Float
 class ImageTerm(Protocol):
     """A term in the generated image."""
 
+    @property
+    def weight(self) -> float:
+        """Of the term in the objective."""
+
     def add(self, x: Float, g: Float, mask: Float, *, cotangent: Float, value: Double) -> None:
         """Add its value (B,) and its derivative with respect to g (B, C, h, w)."""
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unblemish.errors import BackendError
-from unblemish.kernels.cuda import CudaKernels
 from unblemish.runtime.device.frames.model_images import OF_CAMERAS, FramesOnDevice
 from unblemish.runtime.geometry import Float, Geometry
 
@@ -21,7 +20,6 @@ _LOG = logging.getLogger("unblemish")
 class DeviceGeometry(Geometry):
     """A `Geometry` that resamples frames of cameras on the device; other ways are the host's."""
 
-    kernels: CudaKernels
     frames: FramesOnDevice
 
     def images_of(self, frame: NDArray[Any], unit: Float, white: float | None) -> Float:
@@ -29,7 +27,7 @@ class DeviceGeometry(Geometry):
         if frame.dtype not in OF_CAMERAS:
             return self.unit_to_model(unit)
         try:
-            device, shape = self.kernels.device, self.frames.shape([frame])
+            device, shape = self.frames.device, self.frames.shape([frame])
             out = device.scratch("model images", shape, np.float32)
             images: Float = device.to_host(self.frames([frame], whites=[white], out=out))
         except BackendError as error:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from unblemish.bundle.manifest import Preprocess
 from unblemish.errors import ShapeError
-from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.cuda.device import Device
 from unblemish.kernels.device_array import DeviceArray
 from unblemish.runtime.device.frames import DeviceFrames
@@ -21,24 +20,18 @@ _KINDS = 4  # of frames, by size, dtype and white, whose memory is kept
 OF_CAMERAS = (np.dtype(np.uint8), np.dtype(np.uint16))
 
 
-def frames_on_device(preprocess: Preprocess, kernels: CudaKernels) -> FramesOnDevice:
-    """What does the work of `Geometry.to_model` on the stream of these kernels.
-
-    >>> take = frames_on_device(bundle.manifest.preprocess, kernels)       # doctest: +SKIP
-    >>> images = take([frame])                                             # doctest: +SKIP
-    """
-    return FramesOnDevice(preprocess, kernels.device)
-
-
 class FramesOnDevice:
     """Frames, each of any size and dtype, to model images one behind the other.
+
+    >>> take = FramesOnDevice(bundle.manifest.preprocess, kernels.device)  # doctest: +SKIP
+    >>> images = take([frame])                                             # doctest: +SKIP
 
     uint8 and uint16 go up as they are and are resampled there; floats, which have to be looked at,
     are resampled on the host. Memory for the last few kinds of frames is kept.
     """
 
     def __init__(self, preprocess: Preprocess, device: Device) -> None:
-        self._device = device
+        self.device = device
         self._geometry = Geometry(preprocess)
         self._kinds: dict[tuple[Any, ...], DeviceFrames] = {}
 
@@ -66,7 +59,7 @@ class FramesOnDevice:
         Raises: SourceError where a frame is not usable; ShapeError where `out` does not fit.
         """
         shape = self.shape(frames)
-        images = self._device.empty(shape) if out is None else out
+        images = self.device.empty(shape) if out is None else out
         if images.shape != shape or images.dtype != np.float32:
             raise ShapeError(
                 f"the images of these frames are {shape} float32; out is {images.dtype} of "
@@ -83,7 +76,7 @@ class FramesOnDevice:
         if frame.dtype in OF_CAMERAS:
             self._kind(frame, white).enqueue([frame], images)
         else:
-            self._device.upload(images, self._geometry.to_model(frame, white=white))
+            self.device.upload(images, self._geometry.to_model(frame, white=white))
 
     def _kind(self, frame: NDArray[Any], white: float | None) -> DeviceFrames:
         """Memory and filters for such frames; of too many kinds that used longest ago goes."""
@@ -91,10 +84,10 @@ class FramesOnDevice:
         kind = self._kinds.pop(key, None)
         if kind is None:
             if len(self._kinds) >= _KINDS:
-                self._device.driver.synchronise()  # it may still be read
+                self.device.driver.synchronise()  # it may still be read
                 self._kinds.pop(next(iter(self._kinds)))
             preprocess = self._geometry.preprocess
-            kind = DeviceFrames(self._device, preprocess, frame.shape, frame.dtype, white=white)
+            kind = DeviceFrames(self.device, preprocess, frame.shape, frame.dtype, white=white)
         self._kinds[key] = kind
         return kind
 

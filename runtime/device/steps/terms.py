@@ -7,9 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
+from unblemish.bundle import Bundle
 from unblemish.bundle.manifest import GraphRole
 from unblemish.kernels.cuda import CudaKernels
 from unblemish.kernels.device_array import DeviceArray
+from unblemish.runtime.device.engines import DeviceEngines
 from unblemish.runtime.device.engines.passes import PassPair
 from unblemish.runtime.methods.anogan import FeatureDistance
 from unblemish.runtime.methods.terms import DiscriminatorTerm, FeatureTerm, ImageTerm
@@ -158,26 +160,35 @@ class DeviceFeatureDistance(_Features):
         self._kernels.keep_unmasked(self._gradient, None, kept=cotangent, added=True)
 
 
-def graphs_of(term: ImageTerm) -> tuple[GraphRole, GraphRole]:
-    """The graphs of a term in a bundle, there and back."""
-    if isinstance(term, DiscriminatorTerm):
-        return "discriminator_forward", "discriminator_backward"
-    if isinstance(term, FeatureTerm):
-        return "features_forward", "features_backward"
-    return "discriminator_features_forward", "discriminator_features_backward"
+_GRAPHS: dict[type[ImageTerm], tuple[GraphRole, GraphRole]] = {
+    DiscriminatorTerm: ("discriminator_forward", "discriminator_backward"),
+    FeatureTerm: ("features_forward", "features_backward"),
+    FeatureDistance: ("discriminator_features_forward", "discriminator_features_backward"),
+}
 
 
-def sees_mask(term: ImageTerm) -> bool:
-    """Whether its network looks at masked images, not at g itself."""
-    return isinstance(term, FeatureTerm)
+def open_term(
+    engines: DeviceEngines,
+    bundle: Bundle,
+    kind: type[ImageTerm],
+    weight: float,
+    image: DeviceArray,
+) -> DeviceTerm:
+    """The term of a kind on the device, by the graphs of a bundle.
 
-
-def device_term(kernels: CudaKernels, pair: PassPair, term: ImageTerm) -> DeviceTerm:
-    """The term on the device, over engines whose input is g, or an array of their own."""
-    if isinstance(term, DiscriminatorTerm):
-        return DeviceDiscriminatorTerm(kernels, pair, term.weight)
-    if isinstance(term, FeatureTerm):
-        return DeviceFeatureTerm(kernels, pair, term.weight)
+    Args:
+        image: where the generator writes its images. Features of masked images have an array of
+            their own for them.
+    Raises: as `DeviceEngines.pair`.
+    """
+    kernels, (there, back) = engines.kernels, _GRAPHS[kind]
+    entry = kernels.device.zeros(image.shape) if kind is FeatureTerm else image
+    name = bundle.manifest.graphs[there].inputs[0].name
+    pair = engines.pair(str(bundle.graph(there)), str(bundle.graph(back)), {name: entry})
+    if kind is DiscriminatorTerm:
+        return DeviceDiscriminatorTerm(kernels, pair, weight)
+    if kind is FeatureTerm:
+        return DeviceFeatureTerm(kernels, pair, weight)
     return DeviceFeatureDistance(kernels, pair)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from unblemish.bundle.manifest import Preprocess
 from unblemish.errors import ShapeError, SourceError
-from unblemish.runtime.device.frames.model_images import frames_on_device
+from unblemish.runtime.device.frames.model_images import FramesOnDevice
 from unblemish.runtime.geometry import Geometry
 
 # Sums of a few dozen products near 1 in float32, in another order than OpenCV's.
@@ -46,7 +46,7 @@ def test_frames_of_any_kind_become_the_images_of_the_cpu(
     any_kernels: Any, geometry: str, channels: int
 ) -> None:
     p = _preprocess(geometry, channels)
-    take = frames_on_device(p, any_kernels)
+    take = FramesOnDevice(p, any_kernels.device)
     frames = [f if w != 200.0 else np.minimum(f, 200) for f, w in zip(FRAMES, WHITES, strict=True)]
     found = any_kernels.device.to_host(take(frames, whites=WHITES))
     expected = [Geometry(p).to_model(f, white=w) for f, w in zip(frames, WHITES, strict=True)]
@@ -55,7 +55,7 @@ def test_frames_of_any_kind_become_the_images_of_the_cpu(
 
 def test_frames_may_change_at_once_and_memory_of_kinds_is_bounded(any_kernels: Any) -> None:
     p = _preprocess("stretch", 1)
-    take = frames_on_device(p, any_kernels)
+    take = FramesOnDevice(p, any_kernels.device)
     frames = [_frame((20 + i, 30), np.uint8, i) for i in range(9)] * 2
     expected = np.concatenate([Geometry(p).to_model(frame) for frame in frames])
     copies = [frame.copy() for frame in frames]
@@ -68,7 +68,7 @@ def test_frames_may_change_at_once_and_memory_of_kinds_is_bounded(any_kernels: A
 
 
 def test_the_memory_of_a_kind_is_made_once(kernels: Any) -> None:
-    take = frames_on_device(_preprocess("letterbox"), kernels)
+    take = FramesOnDevice(_preprocess("letterbox"), kernels.device)
     frames, out = FRAMES[:2], kernels.device.empty((2, 3, 20, 24))
     take(frames, out=out)
     kernels.synchronise()
@@ -79,7 +79,7 @@ def test_the_memory_of_a_kind_is_made_once(kernels: Any) -> None:
 
 
 def test_what_does_not_fit_is_refused(any_kernels: Any) -> None:
-    take = frames_on_device(_preprocess("stretch", 1), any_kernels)
+    take = FramesOnDevice(_preprocess("stretch", 1), any_kernels.device)
     for shape, dtype in (((2, 1, 20, 24), np.float32), ((1, 1, 20, 24), np.float64)):
         with pytest.raises(ShapeError, match="out is"):
             take(FRAMES[:1], out=any_kernels.device.empty(shape, dtype))
